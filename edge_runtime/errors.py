@@ -1,0 +1,64 @@
+"""Every error that edgetune raises on purpose.
+
+    EdgeError                 the root; the command line prints it in one line and exits with 1
+    ├── ConfigError           options that cannot be used together, or with this data
+    ├── DataError             images or features that cannot be used
+    ├── FormatError           a file that is not what it should be
+    ├── MismatchError         files that are sound but do not belong together
+    ├── OutputExistsError     the output is there already and `--force` was not given
+    ├── MissingExtraError     an optional package is not installed
+    └── ExportError           a backbone that cannot be summed, loaded or verified
+
+A message says what was expected, what arrived, and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class EdgeError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class ConfigError(EdgeError):
+    """Options that cannot be used together, or with this data."""
+
+
+class DataError(EdgeError):
+    """Images or features that cannot be used."""
+
+
+class FormatError(EdgeError):
+    """A file that is not what it should be."""
+
+
+class MismatchError(EdgeError):
+    """Files that are sound but do not belong together."""
+
+
+class OutputExistsError(EdgeError):
+    """The output is there already."""
+
+
+class MissingExtraError(EdgeError):
+    """An optional package is not installed."""
+
+
+class ExportError(EdgeError):
+    """A backbone that cannot be summed, loaded or verified."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Imports an optional module, or says which extra of edgetune brings it."""
+    package = module.split(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != package:
+            raise
+        name = {"PIL": "Pillow"}.get(package, package)
+        raise MissingExtraError(
+            f"this needs {name}, which is not installed: pip install 'edgetune[{extra}]'"
+        ) from None

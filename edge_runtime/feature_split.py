@@ -1,0 +1,217 @@
+"""One split of a feature folder, read row by row from its shards.
+
+Shards are read into buffers, not mapped: page cache does not then count as this process's memory.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from edge_runtime import formats, tensorfile
+from edge_runtime.codecs import Codec, decode
+from edge_runtime.errors import DataError, FormatError
+
+if TYPE_CHECKING:
+    from edge_runtime.features import FeatureFolder
+
+Array = np.ndarray[Any, Any]
+
+MAX_OPEN_SHARDS = 64
+
+
+def shard_layout(
+    codec: Codec, rows: int, tokens: int, embed_dim: int
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Name -> (dtype, shape) of every tensor that a shard must hold."""
+    layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "norms": (np.dtype("<f4"), (rows, tokens)),
+        "labels": (np.dtype("<i4"), (rows,)),
+        "features": (codec.dtype, (rows, tokens, embed_dim)),
+    }
+    scale = codec.scale_shape(rows, tokens)
+    if scale is not None:
+        layout["scale"] = (np.dtype("<f4"), scale)
+    return layout
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard as its manifest describes it."""
+
+    path: Path
+    rows: int
+    nbytes: int
+    crc32: int
+    sha256: str
+
+
+class FeatureSplit:
+    """One split of a feature folder; a FeatureSource.
+
+    Each shard's CRC-32, and that all it holds is finite, is checked the first time it is used.
+    """
+
+    def __init__(self, folder: FeatureFolder, name: str, shards: list[Shard], rms: float):
+        self.folder, self.name, self.shards, self.rms = folder, name, shards, rms
+        self.tokens, self.embed_dim = folder.tokens, folder.embed_dim
+        self.rows = sum(shard.rows for shard in shards)
+        self._starts = np.cumsum([0] + [shard.rows for shard in shards])
+        self._open: dict[int, tuple[BinaryIO, tensorfile.Header]] = {}
+        weakref.finalize(self, close_all, self._open)
+        self._checked: set[int] = set()
+        self._labels: Array | None = None
+        self._stored = np.empty(0, folder.codec.dtype)
+        self._scale = np.empty(0, np.float32)
+
+    @property
+    def labels(self) -> Array:
+        if self._labels is None:
+            parts = [self._tensor(index, "labels") for index in range(len(self.shards))]
+            labels = np.concatenate(parts)
+            if labels.min() < 0 or labels.max() >= len(self.folder.classes):
+                raise FormatError(
+                    f"{self.folder.path}: a label of split {self.name} names no class; "
+                    f"run extract again"
+                )
+            self._labels = labels
+        return self._labels
+
+    def check(self) -> None:
+        """Reads every shard once, by reading the labels."""
+        _ = self.labels
+
+    @property
+    def paths(self) -> list[str]:
+        """Image path of every row, relative to the image folder."""
+        paths: list[str] = []
+        for index, shard in enumerate(self.shards):
+            _, header = self._file(index)
+            try:
+                listed = formats.loads(header.metadata["paths"])
+            except (KeyError, ValueError, RecursionError):
+                listed = None
+            if not isinstance(listed, list) or len(listed) != shard.rows:
+                raise FormatError(f"{shard.path}: metadata entry 'paths' does not list its rows")
+            paths += [str(path) for path in listed]
+        return paths
+
+    def read(self, rows: Array, z: Array, norms: Array) -> None:
+        codec, count = self.folder.codec, len(rows)
+        shape = (count, self.tokens, self.embed_dim)
+        stored = self._work("_stored", shape)
+        scale_shape = codec.scale_shape(count, self.tokens)
+        scale = None if scale_shape is None else self._work("_scale", scale_shape)
+        for position, row in enumerate(rows):
+            index = int(np.searchsorted(self._starts, row, side="right")) - 1
+            local = int(row) - int(self._starts[index])
+            self._read_row(index, "features", local, stored[position : position + 1])
+            if scale is not None:
+                self._read_row(index, "scale", local, scale[position : position + 1])
+            self._read_row(index, "norms", local, norms[position : position + 1])
+        decode(codec, stored, scale, z)
+
+    def close(self) -> None:
+        """Closes all shard files; they open again when they are read again."""
+        close_all(self._open)
+
+    def _work(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Work space that grows to the largest tile asked for and stays."""
+        buffer: Array = getattr(self, name)
+        if buffer.size < math.prod(shape):
+            buffer = np.empty(math.prod(shape), buffer.dtype)
+            setattr(self, name, buffer)
+        return buffer[: math.prod(shape)].reshape(shape)
+
+    def _tensor(self, index: int, name: str) -> Array:
+        """One whole tensor of a shard."""
+        file, header = self._file(index)
+        info = header.tensors[name]
+        out = np.empty(info.shape, info.dtype)
+        tensorfile.read_into(file, info.offset, out, self.shards[index].path)
+        return out
+
+    def _read_row(self, index: int, name: str, row: int, out: Array) -> None:
+        """Row `row` of a tensor into `out`, which has that one row's size."""
+        file, header = self._file(index)
+        offset = header.tensors[name].offset + row * out.nbytes
+        if out.dtype == header.tensors[name].dtype:
+            tensorfile.read_into(file, offset, out, self.shards[index].path)
+        else:  # norms wanted in float64
+            narrow = np.empty(out.shape, header.tensors[name].dtype)
+            offset = header.tensors[name].offset + row * narrow.nbytes
+            tensorfile.read_into(file, offset, narrow, self.shards[index].path)
+            np.copyto(out, narrow)
+
+    def _file(self, index: int) -> tuple[BinaryIO, tensorfile.Header]:
+        if index not in self._open:
+            if len(self._open) >= MAX_OPEN_SHARDS:
+                self.close()
+            self._open[index] = self._open_shard(index)
+        if index not in self._checked:
+            self._checked.add(index)
+            try:
+                self._check(index)
+            except BaseException:
+                self._checked.discard(index)
+                raise
+        return self._open[index]
+
+    def _open_shard(self, index: int) -> tuple[BinaryIO, tensorfile.Header]:
+        shard = self.shards[index]
+        try:
+            file: BinaryIO = open(shard.path, "rb", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            raise FormatError(f"{shard.path} is missing; run extract again") from None
+        try:
+            header = tensorfile.read_header(file, shard.path)
+            formats.check_version(header.metadata, formats.SHARD, shard.path)
+            folder = self.folder
+            expected = shard_layout(folder.codec, shard.rows, folder.tokens, folder.embed_dim)
+            found = {n: (i.dtype, i.shape) for n, i in header.tensors.items()}
+            if found != expected:
+                raise FormatError(f"{shard.path}: its tensors are not those of its manifest")
+        except BaseException:
+            file.close()
+            raise
+        return file, header
+
+    def _check(self, index: int) -> None:
+        shard = self.shards[index]
+        file, _ = self._open[index]
+        file.seek(0)
+        crc = 0
+        while piece := file.read(1 << 18):
+            crc = zlib.crc32(piece, crc)
+        if crc != shard.crc32:
+            raise FormatError(f"{shard.path}: its CRC-32 is not the manifest's; run extract again")
+        if not self._finite(index):
+            raise DataError(
+                f"{shard.path} holds NaN or infinite features; extract again from sound images"
+            )
+
+    def _finite(self, index: int) -> bool:
+        """Whether a shard is free of NaN and infinities, which decoding could hide."""
+        _, header = self._open[index]
+        for name in ("norms", "scale"):
+            if name in header.tensors and not np.isfinite(self._tensor(index, name)).all():
+                return False
+        row = np.empty((self.tokens, self.embed_dim), self.folder.codec.dtype)
+        for position in range(self.shards[index].rows if row.dtype.kind == "f" else 0):
+            self._read_row(index, "features", position, row)
+            if not np.isfinite(row).all():
+                return False
+        return True
+
+
+def close_all(opened: dict[int, tuple[BinaryIO, tensorfile.Header]]) -> None:
+    """Closes shard files and forgets them."""
+    for file, _ in opened.values():
+        file.close()
+    opened.clear()

@@ -1,0 +1,124 @@
+"""Feature folders on the device: the manifest, checked, and the splits it lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edge_runtime import formats
+from edge_runtime.codecs import CODECS, Codec
+from edge_runtime.errors import DataError, FormatError
+from edge_runtime.feature_split import FeatureSplit, Shard
+
+SPLITS = ("train", "val", "test")
+
+
+class FeatureFolder:
+    """A folder that `edgetune extract` wrote; docs/formats.md says what is in it."""
+
+    def __init__(self, path: Path, manifest: formats.Json):
+        self.path, self.manifest = path, manifest
+        where = path / formats.MANIFEST
+        self.identity: str = formats.field(manifest, "identity", str, where)
+        self.backbone: formats.Json = formats.field(manifest, "backbone", dict, where)
+        formats.field(self.backbone, "identity", str, where)
+        codec = formats.field(manifest, "codec", str, where)
+        if codec not in CODECS:
+            raise FormatError(f"{where}: codec {codec!r} is not known here")
+        self.codec: Codec = CODECS[codec]
+        self.tokens = formats.whole(manifest, "tokens", 1, where)
+        self.prefix_tokens = formats.whole(manifest, "prefix_tokens", 0, where)
+        self.embed_dim = formats.whole(manifest, "embed_dim", 1, where)
+        self.norm_eps = formats.positive(manifest, "norm_eps", where)
+        self.classes: list[str] = formats.field(manifest, "classes", list, where)
+        if not all(isinstance(name, str) for name in self.classes) or (
+            len(set(self.classes)) != len(self.classes)
+        ):
+            raise FormatError(f"{where}: entry 'classes' must be names that differ")
+        splits = formats.field(manifest, "splits", dict, where)
+        self._splits = {name: self._parse_split(name, splits[name]) for name in splits}
+        if "train" not in self._splits:
+            raise FormatError(f"{where}: there is no train split")
+
+    @classmethod
+    def open(cls, path: str | Path) -> FeatureFolder:
+        """Reads the manifest and checks every shard's size.
+
+        Raises:
+            FormatError: not a feature folder, damaged, or of a version not known here.
+        """
+        folder = Path(path)
+        return cls(folder, formats.read_manifest(folder, formats.FEATURES))
+
+    @property
+    def split_names(self) -> list[str]:
+        return [name for name in SPLITS if name in self._splits]
+
+    def split(self, name: str) -> FeatureSplit:
+        """One split by name; DataError where the folder has none of that name."""
+        if name not in self._splits:
+            have = ", ".join(self.split_names)
+            raise DataError(f"{self.path} has no {name} split; it has {have}")
+        return self._splits[name]
+
+    def check(self) -> None:
+        """Reads every shard once; an error now saves the work that would have ended with it.
+
+        Raises:
+            FormatError, DataError: altered, truncated, a label of no class, or NaN.
+        """
+        for name in self.split_names:
+            self.split(name).check()
+
+    def verify(self) -> Iterator[tuple[str, bool]]:
+        """(file name, whether its sha256 is the manifest's) for every shard."""
+        for split in self._splits.values():
+            for shard in split.shards:
+                yield shard.path.name, formats.file_sha256(shard.path) == shard.sha256
+
+    def _parse_split(self, name: str, content: Any) -> FeatureSplit:
+        where = self.path / formats.MANIFEST
+        if name not in SPLITS or not isinstance(content, dict):
+            raise FormatError(f"{where}: split {name!r} is not one of {', '.join(SPLITS)}")
+        rms = formats.positive(content, "rms", where)
+        listed = formats.field(content, "shards", list, where)
+        shards = [self._parse_shard(entry) for entry in listed]
+        split = FeatureSplit(self, name, shards, rms)
+        if split.rows != content.get("rows") or not shards:
+            raise FormatError(
+                f"{where}: split {name!r} should have {content.get('rows')} rows, its shards have "
+                f"{split.rows}; run extract again"
+            )
+        return split
+
+    def _parse_shard(self, entry: Any) -> Shard:
+        where = self.path / formats.MANIFEST
+        if not isinstance(entry, dict):
+            raise FormatError(f"{where}: a shard entry is not an object")
+        name = formats.field(entry, "file", str, where)
+        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            raise FormatError(f"{where}: shard name {name!r} is not a plain file name")
+        shard = Shard(
+            self.path / name,
+            formats.whole(entry, "rows", 1, where),
+            formats.whole(entry, "bytes", 0, where),
+            formats.whole(entry, "crc32", 0, where),
+            formats.field(entry, "sha256", str, where),
+        )
+        try:
+            found = shard.path.stat().st_size
+        except FileNotFoundError:
+            raise FormatError(f"{shard.path} is missing; run extract again") from None
+        if found != shard.nbytes:
+            raise FormatError(
+                f"{shard.path} should have {shard.nbytes} bytes and has {found}: it is truncated "
+                f"or altered; run extract again"
+            )
+        if shard.rows * self.codec.bytes_per_image(self.tokens, self.embed_dim) > found:
+            raise FormatError(
+                f"{shard.path} is too small for {shard.rows} rows of {self.tokens} tokens x "
+                f"{self.embed_dim}; run extract again"
+            )
+        return shard

@@ -1,0 +1,54 @@
+"""Where features are read from: what training and prediction ask for, and features in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from edge_runtime.codecs import token_norms
+from edge_runtime.errors import DataError
+
+Array = np.ndarray[Any, Any]
+
+
+class FeatureSource(Protocol):
+    """Labelled feature maps that can be read by row."""
+
+    tokens: int
+    embed_dim: int
+
+    @property
+    def labels(self) -> Array:
+        """Class index of every row, (rows,)."""
+
+    def read(self, rows: Array, z: Array, norms: Array) -> None:
+        """Fills z (n, tokens, dim) with decoded features and norms (n, tokens) with theirs."""
+
+
+class ArrayFeatures:
+    """Features in memory, (rows, tokens, dim) in true units, as a FeatureSource.
+
+    Raises:
+        DataError: a wrong shape, or entries that are not finite.
+    """
+
+    def __init__(self, features: Array, labels: Sequence[int] | Array | None = None):
+        if features.ndim != 3:
+            raise DataError(f"features must be rows x tokens x dim, not of shape {features.shape}")
+        self.features = features
+        self.tokens, self.embed_dim = features.shape[1:]
+        self._labels = np.zeros(len(features), np.int32) if labels is None else np.asarray(labels)
+        if self._labels.shape != (len(features),):
+            raise DataError(f"{len(features)} feature maps need as many labels")
+        if not np.isfinite(features).all():
+            raise DataError("features hold NaN or infinite entries")
+
+    @property
+    def labels(self) -> Array:
+        return self._labels
+
+    def read(self, rows: Array, z: Array, norms: Array) -> None:
+        np.copyto(z, self.features[rows])
+        norms[...] = token_norms(z)

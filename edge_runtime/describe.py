@@ -1,0 +1,86 @@
+"""What a file or folder of ours is, as one flat object; with `verify`, whether it is intact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_runtime import formats, tensorfile
+from edge_runtime.adaptor import Adaptor
+from edge_runtime.errors import FormatError
+from edge_runtime.features import FeatureFolder
+
+
+def describe(path: Path, *, verify: bool = False) -> formats.Json:
+    """Describes a backbone folder, a feature folder, a shard or an adaptor file.
+
+    Raises:
+        FormatError: none of ours, damaged, or (with verify) altered.
+    """
+    if path.is_dir():
+        manifest = path / formats.MANIFEST
+        if not manifest.is_file():
+            raise FormatError(f"{path} is not a folder of ours: it has no {formats.MANIFEST}")
+        if formats.read_json(manifest).get("format") == formats.BACKBONE:
+            return _backbone(path, verify)
+        return _features(path, verify)
+    if not path.exists():
+        raise FormatError(f"{path}: no such file or folder")
+    with open(path, "rb") as file:
+        header = tensorfile.read_header(file, path)
+    if header.metadata.get("format") == formats.SHARD:
+        return _shard(path, header)
+    return _adaptor(path)
+
+
+def _backbone(path: Path, verify: bool) -> formats.Json:
+    manifest = formats.read_manifest(path, formats.BACKBONE)
+    where = path / formats.MANIFEST
+    onnx = formats.field(manifest, "onnx", dict, where)
+    if verify:
+        name = Path(formats.field(onnx, "file", str, where)).name
+        file = path / name
+        if not file.is_file() or formats.file_sha256(file) != onnx.get("sha256"):
+            raise FormatError(f"{file} is missing or altered; run export again")
+    return {**manifest, **({"intact": True} if verify else {})}
+
+
+def _features(path: Path, verify: bool) -> formats.Json:
+    folder = FeatureFolder.open(path)
+    manifest = folder.manifest
+    content = {key: value for key, value in manifest.items() if key != "splits"}
+    content["bytes_per_image"] = folder.codec.bytes_per_image(folder.tokens, folder.embed_dim)
+    content["skipped"] = len(formats.field(manifest, "skipped", list, path / formats.MANIFEST))
+    for name in folder.split_names:
+        split = folder.split(name)
+        content[name] = f"{split.rows} rows in {len(split.shards)} shards, rms {split.rms:.4g}"
+    if verify:
+        altered = [name for name, good in folder.verify() if not good]
+        if altered:
+            raise FormatError(f"{path}: altered: {', '.join(altered)}; run extract again")
+        unsigned = {k: v for k, v in manifest.items() if k not in ("identity", "versions")}
+        if formats.identity(unsigned) != folder.identity:
+            raise FormatError(f"{path / formats.MANIFEST} was altered: its identity is not its own")
+        content["intact"] = True
+    return content
+
+
+def _shard(path: Path, header: tensorfile.Header) -> formats.Json:
+    formats.check_version(header.metadata, formats.SHARD, path)
+    tensors = {n: f"{i.dtype.name} {list(i.shape)}" for n, i in header.tensors.items()}
+    metadata = {k: v for k, v in header.metadata.items() if k not in ("paths", "skipped")}
+    return {**metadata, **tensors}
+
+
+def _adaptor(path: Path) -> formats.Json:
+    adaptor = Adaptor.load(path)
+    return {
+        "format": formats.ADAPTOR,
+        "version": formats.VERSION,
+        **adaptor.config.to_json(),
+        "class_names": adaptor.classes,
+        "parameters": adaptor.config.parameter_count(),
+        "bytes": path.stat().st_size,
+        "backbone": adaptor.backbone,
+        "features": adaptor.features,
+        "training": adaptor.training,
+    }

@@ -1,0 +1,201 @@
+"""The adaptor's forward pass over one tile of images, without its residual stream.
+
+One product touches the width of the features, `z right^T`; all else is rank-sized. Notation and
+derivation: docs/adaptor.md. B images of N tokens, T = B N, width d, L blocks of rank r in `heads`
+heads of width e, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.program import Program, Workspace
+from edge_runtime.weights import FusedWeights
+
+Array = np.ndarray[Any, Any]
+
+
+TILE_TOKENS = 400  # a tile of about this many tokens stays in the caches (benchmarks/)
+
+
+def default_tile(tokens: int) -> int:
+    """Images a pass: enough tokens to keep the products busy, few enough for the caches."""
+    return max(1, TILE_TOKENS // tokens)
+
+
+class BlockBuffers:
+    """Views that one block works in; with `keep` each block has its own, for the backward pass."""
+
+    def __init__(self, forward: ForwardPass, index: int, keep: bool):
+        config, space, images = forward.config, forward.workspace, forward.images
+        r, heads, e, n = config.rank, config.heads, config.head_rank, config.tokens
+        t = images * n
+        name = f"block{index}" if keep else "block"
+        rows = slice(4 * r * index, min(4 * r * (index + 1), config.product_rows))
+        self.rows = rows
+        self.projected = forward.x[rows]  # the whole bracket of this block, (4r or 3r, T)
+        self.normed = self.projected[: 3 * r]  # P, then P / sigma, (3r, T)
+        self.stream_u = self.projected[3 * r :]  # u_l U_l^T, (r, T); empty in the last block
+        self.rstd = space.array(f"{name}.rstd", (t,))
+        self.q = space.array(f"{name}.q", (heads, e, t))
+        self.k = space.array(f"{name}.k", (heads, e, t))
+        self.v1 = space.array(f"{name}.v1", (heads, e + 1, t))  # v and a row of ones
+        self.scores = space.array(f"{name}.scores", (images, heads, n, n))
+        self.inverse_sum = space.array(f"{name}.inverse_sum", (images, heads, n))
+        self.scale = self.inverse_sum  # times drop-path, where there is one
+        if forward.drop is not None:
+            self.scale = space.array(f"{name}.scale", (images, heads, n))
+        self.h = forward.h[r * index : r * (index + 1)]
+
+    def by_image(self, array: Array, images: int) -> Array:
+        """(heads, c, T) or (heads * e, T) seen as (images, heads, c, N)."""
+        heads = self.q.shape[0]
+        tokens = self.scores.shape[-1]
+        return array.reshape(heads, -1, images, tokens).transpose(2, 0, 1, 3)
+
+
+class ForwardPass:
+    """Emits the forward pass of one tile and holds the buffers it runs in.
+
+    Args:
+        drop: drop-path factors (blocks, images), or None where there is no drop-path.
+        keep: give each block its own buffers, so that a backward pass can follow.
+
+    Set `z` (T, d), decoded features, and `norms` (T,), their centred squared norms, before each
+    run; `logits` (B, K) holds the result.
+    """
+
+    def __init__(
+        self,
+        weights: FusedWeights,
+        workspace: Workspace,
+        images: int,
+        *,
+        keep: bool = False,
+        drop: Array | None = None,
+    ):
+        self.config: AdaptorConfig = weights.config
+        self.weights, self.workspace, self.images, self.drop = weights, workspace, images, drop
+        config = self.config
+        d, r, n, depth = config.embed_dim, config.rank, config.tokens, config.blocks
+        t, c = images * n, config.product_rows
+        self.z = workspace.array("z", (t, d))
+        self.norms = workspace.array("norms", (t,))
+        self.x = workspace.array("x", (c, t))
+        self.h = workspace.array("h", (depth * r, t))
+        self.pooled_h = workspace.array("pooled_h", (depth * r, images))
+        self.normed_pool = workspace.array("head.normed", (images, d))
+        self.head_rstd = workspace.array("head.rstd", (images, 1))
+        self.head_input = workspace.array("head.input", (images, d))
+        self.logits = workspace.array("logits", (images, config.classes))
+        self.blocks = [BlockBuffers(self, index, keep) for index in range(depth)]
+
+    def emit(self, program: Program) -> None:
+        """Appends the whole forward pass."""
+        if self.config.blocks:
+            self._emit_product(program)
+        for index, block in enumerate(self.blocks):
+            self._emit_projection(program, index, block)
+            self._emit_attention(program, index, block)
+            if index + 1 < self.config.blocks:
+                self._emit_stream_norm(program, index, block)
+        self._emit_head(program)
+
+    def _emit_product(self, program: Program) -> None:
+        """x = right z^T: the one product that reads the features. norms to units of the model."""
+        t, c = self.z.shape[0], self.config.product_rows
+        x_rows = self.workspace.array("x_rows", (t, c))
+        program.emit(np.matmul, self.z, self.weights.right.T, x_rows)
+        program.emit(np.copyto, self.x, x_rows.T)
+        program.emit(np.multiply, self.norms, self.config.input_rms**-2.0, self.norms)
+
+    def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
+        """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""
+        config, weights = self.config, self.weights
+        r = config.rank
+        if index:
+            before = slice(0, r * index)
+            mixed = self.workspace.array("mixed", (4 * r, self.z.shape[0]))[: len(block.projected)]
+            program.emit(np.matmul, weights.cross[before, block.rows].T, self.h[before], mixed)
+            program.emit(np.add, block.projected, mixed, block.projected)
+        program.emit(ops.inverse_sigma, self.norms, config.embed_dim, config.norm_eps, block.rstd)
+        program.emit(np.multiply, block.normed, block.rstd, block.normed)
+        bias = weights.bias[index][:, None]
+        q, k, v = (block.normed[i * r : (i + 1) * r] for i in range(3))
+        program.emit(np.add, q, bias[:r], block.q.reshape(r, -1))
+        program.emit(np.add, k, bias[r : 2 * r], block.k.reshape(r, -1))
+        shape = block.q.shape
+        program.emit(
+            np.add, v.reshape(shape), bias[2 * r :].reshape(shape[0], -1, 1), block.v1[:, :-1]
+        )
+        program.emit(block.v1[:, -1].fill, 1.0)
+
+    def _emit_attention(self, program: Program, index: int, block: BlockBuffers) -> None:
+        """H = softmax(q k^T) v in each head; the sum comes out as v's extra row of ones."""
+        images = self.images
+        heads, e, _ = block.q.shape
+        squares = self.workspace.array("squares", block.q.shape)
+        summed = self.workspace.array("summed", (images, heads, e + 1, self.config.tokens))
+        q, k, v1 = (block.by_image(a, images) for a in (block.q, block.k, block.v1))
+        program.emit(np.matmul, k.swapaxes(2, 3), q, block.scores)
+        program.emit(ops.exp_scores, block.scores, block.q, block.k, squares)
+        program.emit(np.matmul, v1, block.scores, summed)
+        program.emit(np.reciprocal, summed[:, :, e], block.inverse_sum)
+        if self.drop is not None:
+            factor = self.drop[index][:, None, None]
+            program.emit(np.multiply, block.inverse_sum, factor, block.scale)
+        h = block.by_image(block.h, images)
+        program.emit(np.multiply, summed[:, :, :e], block.scale[:, :, None], h)
+
+    def _emit_stream_norm(self, program: Program, index: int, block: BlockBuffers) -> None:
+        """|u_{l+1}|^2 = |u_l|^2 + H (2 u_l U^T + H G), row by row, clamped at 0."""
+        r = self.config.rank
+        own = slice(r * index, r * (index + 1))
+        gram = self.weights.cross[own, block.rows.start + 3 * r : block.rows.stop]
+        work = self.workspace.array("rank_work", block.h.shape)
+        added = self.workspace.array("added", self.norms.shape)
+        program.emit(np.matmul, gram, block.h, work)
+        program.emit(np.add, work, block.stream_u, work)
+        program.emit(np.add, work, block.stream_u, work)
+        program.emit(np.multiply, work, block.h, work)
+        program.emit(ops.sum_channels, work, added)
+        program.emit(np.add, self.norms, added, self.norms)
+        program.emit(ops.clamp_at_zero, self.norms)
+
+    def _emit_head(self, program: Program) -> None:
+        """Pool the stream, LayerNorm, linear to the classes."""
+        config, parameters = self.config, self.weights.parameters
+        images, n, d = self.images, config.tokens, config.embed_dim
+        pooled = self.workspace.array("pooled", (images, d))
+        z = self.z.reshape(images, n, d)
+        h = self.h.reshape(-1, images, n)
+        if config.pool == "cls":
+            program.emit(np.multiply, z[:, 0], 1.0 / config.input_rms, pooled)
+            program.emit(np.copyto, self.pooled_h, h[:, :, 0])
+        else:
+            weight = pool_weights(config, self.z.dtype)
+            program.emit(np.matmul, weight / config.input_rms, z, pooled[:, None])
+            if config.blocks:
+                program.emit(np.matmul, h, weight[0], self.pooled_h)
+        if config.blocks:
+            added = self.workspace.array("pooled_added", (images, d))
+            program.emit(np.matmul, self.pooled_h.T, self.weights.u, added)
+            program.emit(np.add, pooled, added, pooled)
+        program.emit(ops.layer_norm, pooled, config.norm_eps, self.head_rstd, self.normed_pool)
+        head_input = self.head_input
+        program.emit(np.multiply, self.normed_pool, parameters["head.norm_weight"], head_input)
+        program.emit(np.add, head_input, parameters["head.norm_bias"], head_input)
+        program.emit(np.matmul, head_input, parameters["head.weight"].T, self.logits)
+        program.emit(np.add, self.logits, parameters["head.bias"], self.logits)
+
+
+def pool_weights(config: AdaptorConfig, dtype: Any) -> Array:
+    """Weight of every token in the head's pooling, (1, N): w of the derivation."""
+    weight = np.zeros((1, config.tokens), dtype)
+    first = 0 if config.pool == "cls" else config.prefix_tokens
+    weight[0, first : first + config.pooled_tokens] = 1.0 / config.pooled_tokens
+    return weight

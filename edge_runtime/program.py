@@ -1,0 +1,60 @@
+"""A step as a flat list of operations on buffers that are bound once.
+
+Building a program names its buffers and its operations in the order in which they run; running it
+only calls functions. Nothing is allocated, sliced or decided while it runs, and whoever hands out
+the buffers decides where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Workspace:
+    """Named buffers, each allocated once and handed out as views of any shape that fits."""
+
+    def __init__(self, dtype: Any = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        self._buffers: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """The buffer `name` seen as `shape`; the first call sets how large it is."""
+        size = math.prod(shape)
+        if name not in self._buffers:
+            self._buffers[name] = np.empty(size, self.dtype if dtype is None else dtype)
+        buffer = self._buffers[name]
+        if size > buffer.size:
+            raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
+        return buffer[:size].reshape(shape)
+
+    def poison(self) -> None:
+        """Fills every floating-point buffer with NaN: tests show that no stale value is read."""
+        for buffer in self._buffers.values():
+            if buffer.dtype.kind == "f":
+                buffer.fill(np.nan)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+
+class Program:
+    """Operations in the order in which they run."""
+
+    def __init__(self) -> None:
+        self._operations: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def emit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Appends `function(*arguments)`; the arguments are bound now."""
+        self._operations.append((function, arguments))
+
+    def run(self) -> None:
+        for function, arguments in self._operations:
+            function(*arguments)

@@ -1,0 +1,65 @@
+"""The adaptor's weights in the form the products want: fused, centred, scaled.
+
+Rows of the fused weight, block by block: q (rank), k (rank), v (rank), u (rank). A q, k or v row
+is a column of W with LayerNorm's gamma folded in; a u row is a row of U. Each row is centred, which
+has the same effect on a product as centring every token of z (docs/adaptor.md, steps 1 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.program import Workspace
+
+Array = np.ndarray[Any, Any]
+Parameters = Mapping[str, Array]
+
+
+class FusedWeights:
+    """Derived from the parameters by `refresh`, once after each change of them.
+
+    With L blocks, rank r, width d and C = 4rL - r:
+    fused (4rL, d); right (C, d), fused / input_rms, what multiplies z;
+    u (Lr, d), the u rows together; cross (Lr, 4rL) = u @ fused^T; bias (L, 3r) = beta W.
+    """
+
+    def __init__(self, config: AdaptorConfig, parameters: Parameters, workspace: Workspace):
+        self.config = config
+        self.parameters = parameters
+        d, r, depth = config.embed_dim, config.rank, config.blocks
+        self.query_scale = config.head_rank**-0.5 if depth else 1.0
+        self.fused = workspace.array("weights.fused", (4 * r * depth, d))
+        self.right = workspace.array("weights.right", (config.product_rows, d))
+        self.u = workspace.array("weights.u", (depth * r, d))
+        self.cross = workspace.array("weights.cross", (depth * r, 4 * r * depth))
+        self.bias = workspace.array("weights.bias", (depth, 3 * r))
+        self.row_mean = workspace.array("weights.row_mean", (4 * r * depth, 1))
+
+    def refresh(self) -> None:
+        """Recomputes everything from the parameters."""
+        config, parameters = self.config, self.parameters
+        if not config.blocks:
+            return
+        d, r, depth = config.embed_dim, config.rank, config.blocks
+        qkv, gamma = parameters["blocks.qkv"], parameters["blocks.norm_weight"]
+        blocks = self.fused.reshape(depth, 4 * r, d)
+        np.multiply(qkv, gamma[:, None, :], blocks[:, : 3 * r])
+        blocks[:, :r] *= self.query_scale
+        blocks[:, 3 * r :] = parameters["blocks.out"]
+        centre_rows(self.fused, self.row_mean)
+        np.copyto(self.u.reshape(depth, r, d), blocks[:, 3 * r :])
+        np.multiply(self.fused[: config.product_rows], 1.0 / config.input_rms, self.right)
+        np.matmul(self.u, self.fused.T, self.cross)
+        np.matmul(qkv, parameters["blocks.norm_bias"][:, :, None], self.bias[:, :, None])
+        self.bias[:, :r] *= self.query_scale
+
+
+def centre_rows(rows: Array, mean: Array) -> None:
+    """Subtracts from each row its mean; `mean` is work space, (rows, 1)."""
+    ops.mean_rows(rows, mean)
+    np.subtract(rows, mean, rows)

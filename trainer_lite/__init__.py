@@ -1,0 +1,28 @@
+"""edgetune's trainer: the adaptor's gradients by hand, in numpy alone.
+
+>>> from trainer_lite import TrainConfig, Trainer
+>>> result = Trainer(TrainConfig(epochs=60)).fit(FeatureFolder.open("features"))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer_lite.config import TrainConfig as TrainConfig
+    from trainer_lite.trainer import Trainer as Trainer
+    from trainer_lite.trainer import TrainResult as TrainResult
+
+_HOMES = {
+    "TrainConfig": "trainer_lite.config",
+    "Trainer": "trainer_lite.trainer",
+    "TrainResult": "trainer_lite.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trainer_lite' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

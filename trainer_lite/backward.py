@@ -1,0 +1,170 @@
+"""The backward pass of one tile: every gradient, without the residual stream or its gradient.
+
+One product touches the width of the features, `e z`; it is the mirror of the forward pass's
+`right z^T`. Notation and derivation: docs/adaptor.md. Everything that sums over tokens is added to
+accumulators, so that a batch may run in tiles of any size and give the same gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import ops
+from edge_runtime.forward import BlockBuffers, ForwardPass
+from edge_runtime.program import Program, Workspace
+from trainer_lite.gradients import BatchSums
+
+Array = np.ndarray[Any, Any]
+
+
+class BackwardPass:
+    """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
+
+    Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
+    are left in `stream_gradient` (B, d), which is g of the derivation.
+    """
+
+    def __init__(self, forward: ForwardPass, workspace: Workspace, sums: BatchSums):
+        self.forward, self.workspace, self.sums = forward, workspace, sums
+        config, images = forward.config, forward.images
+        d, r, depth = config.embed_dim, config.rank, config.blocks
+        t, c = images * config.tokens, config.product_rows
+        self.dlogits = workspace.array("dlogits", (images, config.classes))
+        self.dhead_input = workspace.array("head.dinput", (images, d))
+        self.stream_gradient = workspace.array("head.g", (images, d))
+        self.e = workspace.array("e", (c, t))  # dP rows and -C H rows, laid out as x
+        self.pooled_dh = workspace.array("pooled_dh", (depth * r, images))
+        self.later_c = workspace.array("later_c", (t,))  # C_l: sum of c over the blocks after l
+
+    def emit(self, program: Program) -> None:
+        """Appends the whole backward pass."""
+        config = self.forward.config
+        self._emit_head(program)
+        if not config.blocks:
+            return
+        program.emit(self.later_c.fill, 0.0)
+        for index in reversed(range(config.blocks)):
+            block = self.forward.blocks[index]
+            dh = self._emit_dh(program, index, block)
+            dqkv = self._emit_attention(program, block, dh)
+            self._emit_projection(program, index, block, dqkv)
+        self._emit_products(program)
+
+    def _emit_head(self, program: Program) -> None:
+        """Back through linear and LayerNorm to g, the gradient of the pooled stream."""
+        forward, config = self.forward, self.forward.config
+        parameters = forward.weights.parameters
+        images, d = self.stream_gradient.shape
+        g, work = self.stream_gradient, self.workspace.array("pooled", (images, d))
+        mean = self.workspace.array("head.mean", (images, 1))
+        program.emit(np.matmul, self.dlogits, parameters["head.weight"], self.dhead_input)
+        program.emit(np.multiply, self.dhead_input, parameters["head.norm_weight"], g)
+        program.emit(layer_norm_backward, g, forward.normed_pool, forward.head_rstd, mean, work)
+        if config.blocks:
+            program.emit(np.matmul, forward.weights.u, g.T, self.pooled_dh)
+
+    def _emit_dh(self, program: Program, index: int, block: BlockBuffers) -> Array:
+        """dH_j = [U_j W_l, G_j.] e - C_j u_j U_j^T + the head's part."""
+        config, forward = self.forward.config, self.forward
+        r, images, n = config.rank, forward.images, config.tokens
+        own = slice(r * index, r * (index + 1))
+        dh = self.workspace.array("dh", block.h.shape)
+        if index + 1 < config.blocks:
+            later = slice(block.rows.start + 3 * r, config.product_rows)
+            work = self.workspace.array("rank_work", dh.shape)
+            program.emit(np.matmul, forward.weights.cross[own, later], self.e[later], dh)
+            program.emit(np.multiply, block.stream_u, self.later_c, work)
+            program.emit(np.subtract, dh, work, dh)
+        else:
+            program.emit(dh.fill, 0.0)
+        by_token = dh.reshape(r, images, n)
+        head = self.pooled_dh[own]
+        if config.pool == "cls":
+            program.emit(np.add, by_token[:, :, 0], head, by_token[:, :, 0])
+        else:
+            program.emit(np.multiply, head, 1.0 / config.pooled_tokens, head)
+            patches = by_token[:, :, config.prefix_tokens :]
+            program.emit(np.add, patches, head[:, :, None], patches)
+        return dh
+
+    def _emit_attention(self, program: Program, block: BlockBuffers, dh: Array) -> Array:
+        """dq, dk, dv from dH.
+
+        With A the attention and s the kept exponentials, A = s / sum, softmax's gradient
+        A (V^T dH - delta) is one product and one elementwise pass:
+        s [V; 1]^T [dH / sum; -delta / sum].
+        """
+        forward, space = self.forward, self.workspace
+        images, n = forward.images, forward.config.tokens
+        heads, e, t = block.q.shape
+        right = space.array("dh_over_sum", (images, heads, e + 1, n))
+        product = space.array("h_dh", (images, heads, e, n))
+        dscores = space.array("dscores", block.scores.shape)
+        dqkv = space.array("dqkv", (3, heads, e, t))
+        dq, dk, dv = (block.by_image(part, images) for part in dqkv)
+        q, k, v1 = (block.by_image(a, images) for a in (block.q, block.k, block.v1))
+        h, dh = block.by_image(block.h, images), block.by_image(dh, images)
+        x_rows = space.array("attention.x_rows", (images, heads, n, e))
+        rows = space.array("attention.rows", (images, heads, n, e))
+        delta = right[:, :, e]
+        program.emit(np.multiply, h, dh, product)
+        program.emit(np.add.reduce, product, 2, None, delta)
+        program.emit(np.multiply, delta, block.inverse_sum, delta)
+        program.emit(np.negative, delta, delta)
+        program.emit(np.multiply, dh, block.scale[:, :, None], right[:, :, :e])
+        program.emit(ops.times_transposed, right[:, :, :e], block.scores, x_rows, rows, dv)
+        program.emit(np.matmul, v1.swapaxes(2, 3), right, dscores)
+        program.emit(np.multiply, dscores, block.scores, dscores)
+        program.emit(np.matmul, k, dscores, dq)
+        program.emit(ops.times_transposed, q, dscores, x_rows, rows, dk)
+        return dqkv.reshape(3 * heads * e, t)
+
+    def _emit_projection(
+        self, program: Program, index: int, block: BlockBuffers, dqkv: Array
+    ) -> None:
+        """dP = dY / sigma into e; c_l; and -C H of the block before, now that its C is known."""
+        config = self.forward.config
+        r, t = config.rank, dqkv.shape[1]
+        dbias = self.workspace.array("dbias", (3 * r,))
+        program.emit(ops.sum_tokens, dqkv, dbias)
+        program.emit(np.add, self.sums.dbias[index], dbias, self.sums.dbias[index])
+        dp = self.e[block.rows.start : block.rows.start + 3 * r]
+        program.emit(np.multiply, dqkv, block.rstd, dp)
+        if index == 0:
+            return
+        c = self.workspace.array("added", (t,))
+        program.emit(np.multiply, dp, block.normed, dqkv)
+        program.emit(ops.sum_channels, dqkv, c)
+        program.emit(np.multiply, c, block.rstd, c)
+        program.emit(np.multiply, c, 1.0 / config.embed_dim, c)
+        program.emit(np.add, self.later_c, c, self.later_c)
+        before = self.forward.blocks[index - 1]
+        e_u = self.e[before.rows.start + 3 * r : before.rows.stop]
+        program.emit(np.multiply, before.h, self.later_c, e_u)
+        program.emit(np.negative, e_u, e_u)
+
+    def _emit_products(self, program: Program) -> None:
+        """The product with the features, e z, and the small one with H."""
+        sums, forward = self.sums, self.forward
+        dright = self.workspace.array("dright_tile", sums.dright.shape)
+        program.emit(np.matmul, self.e, forward.z, dright)
+        program.emit(np.add, sums.dright, dright, sums.dright)
+        mixed = self.workspace.array("mixed_tile", sums.mixed.shape)
+        program.emit(np.matmul, self.e, forward.h.T, mixed)
+        program.emit(np.add, sums.mixed, mixed, sums.mixed)
+
+
+def layer_norm_backward(g: Array, normed: Array, rstd: Array, mean: Array, work: Array) -> None:
+    """g, gradient of `normed` (B, d), becomes the gradient of LayerNorm's input.
+
+    dx = (g - mean(g) - normed mean(g normed)) rstd; mean (B, 1) and work (B, d) are work space.
+    """
+    np.multiply(g, normed, work)
+    ops.mean_rows(work, mean)
+    np.multiply(normed, mean, work)
+    ops.mean_rows(g, mean)
+    np.subtract(g, mean, g)
+    np.subtract(g, work, g)
+    np.multiply(g, rstd, g)

@@ -1,0 +1,48 @@
+"""Which rows a step sees: shuffled anew each epoch, the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.sources import FeatureSource
+
+Array = np.ndarray[Any, Any]
+
+
+def epoch_batches(rows: int, batch: int, seed: int, epoch: int) -> Iterator[Array]:
+    """Row indices of each batch of one epoch; the last batch may be smaller."""
+    order = list(range(rows))
+    random.Random(f"order {seed} {epoch}").shuffle(order)
+    for start in range(0, rows, batch):
+        yield np.array(order[start : start + batch])
+
+
+def drop_path_factors(rate: float, blocks: int, images: int, seed: int, step: int) -> Array:
+    """Drop-path (arXiv 1603.09382) factors 0 or 1 / (1 - rate), (blocks, images)."""
+    draw = random.Random(f"drop {seed} {step}").random
+    kept = [draw() >= rate for _ in range(blocks * images)]
+    return np.array(kept, np.float32).reshape(blocks, images) / np.float32(1 - rate)
+
+
+class Joined:
+    """Several sources as one, their rows one after the other."""
+
+    def __init__(self, sources: Sequence[FeatureSource]):
+        self.sources = sources
+        self.tokens, self.embed_dim = sources[0].tokens, sources[0].embed_dim
+        self._starts = np.cumsum([0] + [len(source.labels) for source in sources])
+        self._labels = np.concatenate([source.labels for source in sources])
+
+    @property
+    def labels(self) -> Array:
+        return self._labels
+
+    def read(self, rows: Array, z: Array, norms: Array) -> None:
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for position, (row, index) in enumerate(zip(rows, owner)):
+            one = slice(position, position + 1)
+            self.sources[index].read(np.array([row - self._starts[index]]), z[one], norms[one])

@@ -1,0 +1,129 @@
+"""From the sums over a batch's tokens to the gradient of every parameter, once a step.
+
+Nothing here grows with tokens; the work is on rank x width matrices. Derivation: docs/adaptor.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.program import Workspace
+from edge_runtime.weights import FusedWeights, centre_rows
+
+Array = np.ndarray[Any, Any]
+
+
+class BatchSums:
+    """What the tiles of one batch add up.
+
+    dright (C, d): e z. mixed (C, Lr): e H^T. dbias (L, 3r): sum of dY over tokens.
+    For the head, row by row an image: head_input, g (batch, d), dlogits (batch, K), normed,
+    dhead_input (batch, d) and pooled_h (Lr, batch).
+    """
+
+    def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
+        d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
+        self.dright = workspace.array("sums.dright", (c, d))
+        self.mixed = workspace.array("sums.mixed", (c, depth * r))
+        self.dbias = workspace.array("sums.dbias", (depth, 3 * r))
+        self.dlogits = workspace.array("sums.dlogits", (batch, config.classes))
+        self.head_input = workspace.array("sums.head_input", (batch, d))
+        self.g = workspace.array("sums.g", (batch, d))
+        self.pooled_h = workspace.array("sums.pooled_h", (depth * r, batch))
+        self.dnorm_weight = workspace.array("sums.dnorm_weight", (d,))
+        self.dnorm_bias = workspace.array("sums.dnorm_bias", (d,))
+
+    def clear(self) -> None:
+        """Zeroes what tiles add to; what they set row by row needs no clearing."""
+        for total in (self.dright, self.mixed, self.dbias, self.dnorm_weight, self.dnorm_bias):
+            total.fill(0.0)
+
+
+class GradientAssembly:
+    """Writes the gradient of every parameter into `gradients` from the sums of a batch."""
+
+    def __init__(
+        self,
+        weights: FusedWeights,
+        sums: BatchSums,
+        gradients: Mapping[str, Array],
+        workspace: Workspace,
+    ):
+        config = weights.config
+        self.weights, self.sums, self.gradients = weights, sums, gradients
+        d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
+        self.dfused = workspace.array("dfused", (4 * r * depth, d))
+        self.du = workspace.array("du", (depth * r, d))
+        self.row_mean = workspace.array("weights.row_mean", (4 * r * depth, 1))
+        self.product = workspace.array("dfused_product", (c, d))
+        self.masked = workspace.array("mixed_masked", (c, depth * r))
+        self.to_fused, self.to_u = reach(config, weights.fused.dtype)
+
+    def run(self, images: int) -> None:
+        """Assembles the gradient of a batch of `images` images."""
+        self._head(images)
+        if self.weights.config.blocks:
+            self._fused(images)
+            self._blocks()
+
+    def _head(self, images: int) -> None:
+        sums, gradients = self.sums, self.gradients
+        dlogits = sums.dlogits[:images]
+        np.matmul(dlogits.T, sums.head_input[:images], gradients["head.weight"])
+        ops.sum_channels(dlogits, gradients["head.bias"])
+        np.copyto(gradients["head.norm_weight"], sums.dnorm_weight)
+        np.copyto(gradients["head.norm_bias"], sums.dnorm_bias)
+
+    def _fused(self, images: int) -> None:
+        """Gradient of the fused rows: from z, from the blocks before, and from the head."""
+        config, weights, sums = self.weights.config, self.weights, self.sums
+        r, depth, c = config.rank, config.blocks, config.product_rows
+        np.multiply(sums.dright, 1.0 / config.input_rms, self.dfused[:c])
+        self.dfused[c:] = 0.0
+        np.multiply(sums.mixed, self.to_fused, self.masked)
+        np.matmul(self.masked, weights.u, self.product)
+        self.dfused[:c] += self.product
+        np.multiply(sums.mixed, self.to_u, self.masked)
+        np.matmul(self.masked.T, weights.fused[:c], self.du)
+        by_block = self.dfused.reshape(depth, 4 * r, -1)[:, 3 * r :]
+        by_block += self.du.reshape(depth, r, -1)
+        np.matmul(sums.pooled_h[:, :images], sums.g[:images], self.du)
+        by_block += self.du.reshape(depth, r, -1)
+        centre_rows(self.dfused, self.row_mean)
+
+    def _blocks(self) -> None:
+        """dU, and from d(gamma W) and d(beta W): dW, dgamma, dbeta."""
+        config, parameters = self.weights.config, self.weights.parameters
+        r, gradients, scale = config.rank, self.gradients, self.weights.query_scale
+        for index in range(config.blocks):
+            rows = self.dfused[4 * r * index : 4 * r * (index + 1)]
+            dw, qkv = gradients["blocks.qkv"][index], parameters["blocks.qkv"][index]
+            dbias = self.sums.dbias[index]
+            np.copyto(gradients["blocks.out"][index], rows[3 * r :])
+            rows[:r] *= scale
+            dbias[:r] *= scale
+            np.multiply(qkv, rows[: 3 * r], dw)
+            ops.sum_channels(dw, gradients["blocks.norm_weight"][index])
+            np.matmul(dbias, qkv, gradients["blocks.norm_bias"][index])
+            np.multiply(rows[: 3 * r], parameters["blocks.norm_weight"][index], dw)
+            np.multiply(dbias[:, None], parameters["blocks.norm_bias"][index], rows[: 3 * r])
+            dw += rows[: 3 * r]
+
+
+def reach(config: AdaptorConfig, dtype: Any) -> tuple[Array, Array]:
+    """Which entries of e H^T (C, Lr) count, as two masks of 0 and 1.
+
+    Column block j is H_j. In the gradient of fused row i it counts where block j comes before the
+    row's block; in the gradient of U_j, for the rows of later blocks and for j's own u rows.
+    """
+    r = config.rank
+    row = np.arange(config.product_rows)[:, None]
+    column = np.arange(config.blocks * r)[None, :] // max(r, 1)
+    later = row // max(4 * r, 1) > column
+    own_u = row >= 4 * r * column + 3 * r
+    return later.astype(dtype), own_u.astype(dtype)

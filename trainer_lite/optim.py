@@ -1,0 +1,63 @@
+"""AdamW (Loshchilov and Hutter, arXiv 1711.05101): decoupled weight decay, in place.
+
+As in PyTorch: p -= lr decay p, then p -= lr m^ / (sqrt(v^) + eps), with bias-corrected moments.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+CHUNK = 16384  # entries a pass: the work space stays in the L1 and L2 caches
+
+
+class AdamW:
+    """Moments of one flat parameter vector, whose first `decayed` entries feel weight decay."""
+
+    def __init__(
+        self,
+        parameters: Array,
+        gradient: Array,
+        *,
+        decayed: int,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        self.parameters, self.gradient = parameters, gradient
+        self.decayed, self.weight_decay = decayed, weight_decay
+        self.betas, self.eps = betas, eps
+        self.first = np.zeros_like(parameters)
+        self.second = np.zeros_like(parameters)
+        self.steps = 0
+        self._work = np.empty(min(CHUNK, parameters.size), parameters.dtype)
+
+    def step(self, rate: float) -> None:
+        """One update with learning rate `rate`."""
+        self.steps += 1
+        beta1, beta2 = self.betas
+        size = rate / (1 - beta1**self.steps)
+        correction = 1 / math.sqrt(1 - beta2**self.steps)
+        self.parameters[: self.decayed] *= 1 - rate * self.weight_decay
+        for start in range(0, self.parameters.size, CHUNK):
+            part = slice(start, start + CHUNK)
+            p, g = self.parameters[part], self.gradient[part]
+            m, v = self.first[part], self.second[part]
+            work = self._work[: p.size]
+            m *= beta1
+            np.multiply(g, 1 - beta1, work)
+            m += work
+            v *= beta2
+            np.multiply(g, g, work)
+            work *= 1 - beta2
+            v += work
+            np.sqrt(v, work)
+            work *= correction
+            work += self.eps
+            np.divide(m, work, work)
+            work *= size
+            p -= work

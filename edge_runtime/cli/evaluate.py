@@ -1,0 +1,72 @@
+"""`edgetune evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_runtime.cli.common import PATH, emit_json, json_option
+
+if TYPE_CHECKING:
+    from edge_runtime.metrics import Evaluation
+
+
+@click.command()
+@click.argument("adaptor", type=PATH)
+@click.argument("features", type=PATH)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Which split. [default: test, or val, or train, the first there is]",
+)
+@json_option
+def evaluate(adaptor: Path, features: Path, split: str | None, as_json: bool) -> None:
+    """Accuracy of ADAPTOR on a split of FEATURES: in all, by class, and what is taken for what.
+
+    \b
+    Example:
+      edgetune evaluate adaptor.safetensors features --split test
+    """
+    from edge_runtime.adaptor import Adaptor
+    from edge_runtime.errors import MismatchError
+    from edge_runtime.features import FeatureFolder
+
+    trained = Adaptor.load(adaptor)
+    folder = FeatureFolder.open(features)
+    trained.check_backbone(folder.backbone, f"the features in {features} come from")
+    if folder.classes != trained.classes:
+        raise MismatchError(
+            f"{adaptor} knows the classes {', '.join(trained.classes)}; "
+            f"{features} has {', '.join(folder.classes)}"
+        )
+    name = split or next(s for s in ("test", "val", "train") if s in folder.split_names)
+    found = trained.evaluate(folder.split(name))
+    if as_json:
+        emit_json(
+            {
+                "split": name,
+                "images": int(found.confusion.sum()),
+                "accuracy": found.accuracy,
+                "per_class": dict(zip(trained.classes, found.per_class)),
+                "classes": trained.classes,
+                "confusion": found.confusion.tolist(),
+            }
+        )
+        return
+    click.echo(f"accuracy on {name} ({found.confusion.sum()} images): {found.accuracy:.4f}")
+    click.echo(table(trained.classes, found))
+
+
+def table(classes: list[str], found: Evaluation) -> str:
+    """Accuracy by class and the confusion matrix: a row a true class, a column a predicted one."""
+    wide = max(len(name) for name in classes)
+    cell = max(4, len(str(found.confusion.max())) + 1)
+    heads = "".join(f"{i:>{cell}}" for i in range(len(classes)))
+    lines = [f"{'':>{wide + 4}}  accuracy {heads}  (predicted)"]
+    for index, (name, accuracy) in enumerate(zip(classes, found.per_class)):
+        shown = "       -" if accuracy is None else f"{accuracy:8.3f}"
+        counts = "".join(f"{count:>{cell}}" for count in found.confusion[index])
+        lines.append(f"{index:>3} {name:>{wide}}  {shown} {counts}")
+    return "\n".join(lines)

@@ -1,0 +1,281 @@
+"""Images through a backbone into a feature folder that appears whole, or can be gone on with.
+
+Everything is built in `NAME.partial/`, beside `run.json`, which holds what was asked for. The same
+request finds its finished shards there; another one is refused. One process at a time: the partial
+folder is locked, where the system has such locks, and a lock ends with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import __version__, atomic, formats
+from edge_runtime.backbone import Backbone
+from edge_runtime.codecs import Codec
+from edge_runtime.errors import (
+    ConfigError,
+    DataError,
+    FormatError,
+    MismatchError,
+    OutputExistsError,
+    require,
+)
+from edge_runtime.image_folder import ImageFolder
+from edge_runtime.shard_writer import Shard, SplitWriter
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What a run left behind; `computed` images went through the backbone in it, in `seconds`."""
+
+    identity: str
+    rows: dict[str, int]
+    skipped: tuple[formats.Json, ...]
+    bytes_per_image: int
+    shards: int
+    computed: int
+    seconds: float
+
+    @property
+    def images(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def images_per_second(self) -> float:
+        return self.computed / self.seconds if self.seconds else 0.0
+
+
+def extract(
+    images: ImageFolder,
+    backbone: Backbone,
+    out: Path,
+    codec: Codec,
+    *,
+    batch_size: int = 16,
+    force: bool = False,
+    strict: bool = False,
+    progress: Callable[[int, str], None] = lambda images, note: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> ExtractResult:
+    """Writes the feature folder `out`, going on where the same request was interrupted.
+
+    Args:
+        force: replaces a feature folder that is there, and discards another request's partial one.
+        strict: makes an unreadable image an error; else it is named, skipped and counted.
+        progress: called with a number of images just done, and the speed.
+        say: called with a line for each unreadable image.
+
+    Raises:
+        ConfigError, OutputExistsError: `out` cannot be written to.
+        MismatchError: `out.partial` belongs to another request.
+        DataError: a split, or a class of train, without readable images; features not finite.
+        FormatError: the backbone's graph is damaged.
+    """
+    start = time.monotonic()
+    computed = 0
+
+    def skipped(name: str, reason: str) -> None:
+        if strict:
+            raise DataError(
+                f"{images.root / name}: {reason}; repair or remove it, or leave out --strict"
+            )
+        say(f"skipped {name}: {reason}")
+
+    def advance(count: int, rows: int) -> None:
+        nonlocal computed
+        computed += rows
+        progress(count, f"{computed / (time.monotonic() - begin):.1f} images/s" if computed else "")
+
+    _check_output(out, images.root, force=force)
+    backbone.verify()
+    request = _request(images, backbone, codec, batch_size)
+    partial = atomic.partial_path(out)
+    with _lock(partial):
+        _begin(partial, request, force=force)
+        begin = time.monotonic()
+        writer = SplitWriter(partial, images.root, backbone, codec, batch_size, skipped, advance)
+        shards = {}
+        for split, files in images.splits.items():
+            shards[split] = writer.write(split, files)
+            if split == "train":
+                _check_classes(images, shards[split])
+        manifest = _manifest(images, backbone, codec, shards)
+        formats.write_json(partial / formats.MANIFEST, manifest)
+        atomic.refuse_existing(out, force=force)
+        atomic.publish_folder(partial, out)
+        atomic.remove(out / RUN_FILE)
+    return ExtractResult(
+        identity=manifest["identity"],
+        rows={split: entry["rows"] for split, entry in manifest["splits"].items()},
+        skipped=tuple(manifest["skipped"]),
+        bytes_per_image=codec.bytes_per_image(backbone.tokens, backbone.embed_dim),
+        shards=sum(map(len, shards.values())),
+        computed=computed,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _request(
+    images: ImageFolder, backbone: Backbone, codec: Codec, batch_size: int
+) -> formats.Json:
+    """Everything that the bytes of the shards follow from."""
+    files = {s: [[f.path, f.label, f.bytes] for f in files] for s, files in images.splits.items()}
+    return {
+        "format": formats.RUN,
+        "version": formats.VERSION,
+        "backbone": backbone.reference["identity"],
+        "onnx_sha256": backbone.reference["onnx_sha256"],
+        "codec": codec.name,
+        "batch_size": batch_size,
+        "images": formats.identity({"classes": images.classes, "files": files}),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    modules = {
+        "Pillow": require("PIL", extra="vision"),
+        "onnxruntime": require("onnxruntime", extra="ort"),
+    }
+    found = {name: str(module.__version__) for name, module in modules.items()}
+    return {"edgetune": __version__, "numpy": np.__version__, **found}
+
+
+def _check_output(out: Path, root: Path, *, force: bool) -> None:
+    """Refuses to write into the images, or over anything that is not a feature folder."""
+    if out.name in ("", ".."):
+        raise ConfigError(f"--out {out} is no name for a new folder; give one, such as features")
+    if root.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"{out} lies inside the images in {root}; choose a place outside")
+    formats.refuse_output(out, formats.FEATURES, force=force)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Makes `folder` and keeps other processes out of it until the block ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OutputExistsError(
+            f"{folder} cannot be made, a file stands in its place; remove it or choose another name"
+        ) from None
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputExistsError(
+                    f"{folder} is in use by another extract; wait for it, or choose another name"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _begin(partial: Path, request: formats.Json, *, force: bool) -> None:
+    """Empties `partial` and files the request, or accepts the leftovers of the same request.
+
+    Raises:
+        MismatchError: leftovers of another request, and no `force`.
+    """
+    for path in partial.glob(".*.tmp"):  # what a killed process was writing
+        atomic.remove(path)
+    present = sorted(path.name for path in partial.iterdir())
+    if present:
+        differing = _differences(partial / RUN_FILE, request)
+        if not differing:
+            return
+        if not force:
+            raise MismatchError(
+                f"{partial} was begun with another request (differing: {', '.join(differing)}); "
+                f"repeat that one to finish it, or pass --force to discard it"
+            )
+        for name in present:
+            atomic.remove(partial / name)
+    formats.write_json(partial / RUN_FILE, request)
+
+
+def _differences(path: Path, request: formats.Json) -> list[str]:
+    """Names of the entries in which a filed request differs from this one."""
+    try:
+        filed = formats.parse_json(path.read_bytes(), path)
+    except (FormatError, OSError):
+        return [f"no readable {path.name}"]
+    return [
+        f"{key} {filed.get(key)} there, {value} now" if key in ("codec", "batch_size") else key
+        for key, value in request.items()
+        if filed.get(key) != value
+    ]
+
+
+def _check_classes(images: ImageFolder, shards: Sequence[Shard]) -> None:
+    """Raises DataError where a class has no readable image in train."""
+    labels = {file.path: file.label for file in images.splits["train"]}
+    counts = Counter(labels[path] for shard in shards for path in shard.paths)
+    for label, name in enumerate(images.classes):
+        if not counts[label]:
+            raise DataError(
+                f"no training image of class {name!r} can be read; put readable images there, or "
+                f"remove the class"
+            )
+
+
+def _manifest(
+    images: ImageFolder, backbone: Backbone, codec: Codec, shards: Mapping[str, Sequence[Shard]]
+) -> formats.Json:
+    """The manifest of docs/formats.md."""
+    manifest: formats.Json = {
+        "format": formats.FEATURES,
+        "version": formats.VERSION,
+        "backbone": backbone.reference,
+        "codec": codec.name,
+        "tokens": backbone.tokens,
+        "prefix_tokens": backbone.prefix_tokens,
+        "embed_dim": backbone.embed_dim,
+        "norm_eps": backbone.norm_eps,
+        "classes": list(images.classes),
+        "splits": {
+            split: _split_entry(members, backbone.tokens * backbone.embed_dim)
+            for split, members in shards.items()
+        },
+        "skipped": [
+            {"split": split, "path": path, "reason": reason}
+            for split, members in shards.items()
+            for shard in members
+            for path, reason in shard.skipped
+        ],
+    }
+    return {**manifest, "identity": formats.identity(manifest), "versions": _versions()}
+
+
+def _split_entry(shards: Sequence[Shard], entries_per_image: int) -> dict[str, Any]:
+    rows = sum(shard.rows for shard in shards)
+    mean_square = math.fsum(shard.sum_squares for shard in shards) / (rows * entries_per_image)
+    if not mean_square:
+        raise DataError(
+            f"{shards[0].paths[0]} and all that follow have features of 0 only; export the "
+            f"backbone again"
+        )
+    return {
+        "rows": rows,
+        "rms": math.sqrt(mean_square),
+        "shards": [shard.entry() for shard in shards],
+    }

@@ -1,0 +1,286 @@
+"""Feature shards: filled batch by batch in their stored form, written, described, found again.
+
+A split's list of images is consumed in order: a shard takes images until its rows are full, then
+the unreadable ones that follow its last row. So finished shards tell where the next one starts.
+Batches never cross a shard, and `describe` reads new and resumed shards alike: an interrupted run,
+repeated, gives the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import codecs, formats, tensorfile
+from edge_runtime.backbone import Backbone
+from edge_runtime.codecs import Codec
+from edge_runtime.errors import DataError, FormatError
+from edge_runtime.feature_split import shard_layout
+from edge_runtime.image_folder import ImageFile
+from edge_runtime.preprocess import load_image, reason
+
+Array = np.ndarray[Any, Any]
+
+SHARD_BYTES = 16 << 20
+MAX_ROWS = 4096  # bounds the list of paths in the header where feature maps are tiny
+MAX_LIST_BYTES = tensorfile.MAX_HEADER_BYTES - (64 << 10)
+PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: what the manifest says of it, and which images it used up."""
+
+    file: str
+    rows: int
+    bytes: int
+    crc32: int
+    sha256: str
+    paths: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    sum_squares: float
+
+    def entry(self) -> formats.Json:
+        """Its entry in the manifest."""
+        return {key: getattr(self, key) for key in ("file", "rows", "bytes", "crc32", "sha256")}
+
+
+def shard_name(split: str, index: int) -> str:
+    return f"{split}-{index:05d}.safetensors"
+
+
+def rows_per_shard(bytes_per_image: int) -> int:
+    """Rows of every shard of a folder but the last of a split: about 16 MiB, at least one image."""
+    return min(max(1, SHARD_BYTES // bytes_per_image), MAX_ROWS)
+
+
+class ShardBuffer:
+    """Collects up to `capacity` images; features are encoded as they come."""
+
+    def __init__(self, codec: Codec, capacity: int, tokens: int, embed_dim: int) -> None:
+        self.codec, self.capacity = codec, capacity
+        self._features = np.empty((capacity, tokens, embed_dim), codec.dtype)
+        scale_shape = codec.scale_shape(capacity, tokens)
+        self._scale = None if scale_shape is None else np.empty(scale_shape, "<f4")
+        self._norms = np.empty((capacity, tokens), "<f4")
+        self.clear()
+
+    def clear(self) -> None:
+        """Empties the buffer for the next shard."""
+        self._labels: list[int] = []
+        self._paths: list[str] = []
+        self._skipped: list[tuple[str, str]] = []
+        self._sums: list[float] = []
+
+    @property
+    def rows(self) -> int:
+        return len(self._paths)
+
+    @property
+    def free(self) -> int:
+        """How many images still fit."""
+        return self.capacity - self.rows
+
+    def add(self, features: Array, labels: Sequence[int], paths: Sequence[str]) -> None:
+        """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image."""
+        here = slice(self.rows, self.rows + len(paths))
+        stored, scale = codecs.encode(self.codec, features)
+        decoded = np.empty(features.shape, np.float32)
+        codecs.decode(self.codec, stored, scale, decoded)
+        self._features[here] = stored
+        if self._scale is not None:
+            self._scale[here] = scale
+        self._norms[here] = codecs.token_norms(decoded)
+        self._sums += [float(np.square(image, dtype=np.float64).sum()) for image in decoded]
+        self._labels += labels
+        self._paths += paths
+
+    def skip(self, path: str, reason: str) -> None:
+        """Records an image that could not be read."""
+        self._skipped.append((path, reason))
+
+    def write(self, path: Path, split: str) -> Shard:
+        """Writes the rows collected so far, at least one, and describes the file.
+
+        Raises:
+            DataError: the header would be longer than readers accept.
+        """
+        tensors = {"norms": self._norms[: self.rows]}
+        if self._scale is not None:
+            tensors["scale"] = self._scale[: self.rows]
+        tensors["labels"] = np.array(self._labels, "<i4")
+        tensors["features"] = self._features[: self.rows]
+        lists = {
+            "paths": formats.canonical(self._paths).decode(),
+            "skipped": formats.canonical(self._skipped).decode(),
+        }
+        if sum(map(len, lists.values())) > MAX_LIST_BYTES:
+            raise DataError(
+                f"{path.name}: the names of {self.rows} images and {len(self._skipped)} unreadable "
+                f"ones do not fit in its header; remove the unreadable ones, or shorten the names"
+            )
+        metadata = {
+            **lists,
+            "format": formats.SHARD,
+            "version": str(formats.VERSION),
+            "split": split,
+            "codec": self.codec.name,
+            "sum_squares": repr(math.fsum(self._sums)),
+        }
+        tensorfile.write(path, tensors, metadata)
+        tokens, embed_dim = self._features.shape[1:]
+        return describe(path, split, self.codec, tokens, embed_dim)
+
+
+def describe(path: Path, split: str, codec: Codec, tokens: int, embed_dim: int) -> Shard:
+    """Checks the header of a shard against what it should be, and hashes the file.
+
+    Raises:
+        FormatError: missing, truncated, or not a shard of this split, codec and shape.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = tensorfile.read_header(file, path)
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file") from None
+    metadata = header.metadata
+    formats.check_version(metadata, formats.SHARD, path)
+    if (metadata.get("split"), metadata.get("codec")) != (split, codec.name):
+        raise FormatError(f"{path}: not a {codec.name} shard of split {split}")
+    paths, skipped, sum_squares = _parse_metadata(metadata, path)
+    rows = len(paths)
+    found = {n: (t.dtype, t.shape) for n, t in header.tensors.items()}
+    if found != shard_layout(codec, rows, tokens, embed_dim):
+        raise FormatError(f"{path}: tensors do not fit {rows} rows of {tokens} x {embed_dim}")
+    size, crc32, sha256 = digests(path)
+    return Shard(path.name, rows, size, crc32, sha256, paths, skipped, sum_squares)
+
+
+def digests(path: Path) -> tuple[int, int, str]:
+    """(bytes, CRC-32, sha256) of a file, read once, in pieces."""
+    import hashlib
+
+    size, crc32, sha256 = 0, 0, hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            size += len(piece)
+            crc32 = zlib.crc32(piece, crc32)
+            sha256.update(piece)
+    return size, crc32, sha256.hexdigest()
+
+
+def _parse_metadata(
+    metadata: dict[str, str], path: Path
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], float]:
+    """(paths, skipped, sum_squares) of a shard's header."""
+    try:
+        paths = json.loads(metadata["paths"])
+        skipped = json.loads(metadata["skipped"])
+        sum_squares = float(metadata["sum_squares"])
+        if not all(isinstance(name, str) for name in paths) or not math.isfinite(sum_squares):
+            raise ValueError
+        return tuple(paths), tuple((str(p), str(why)) for p, why in skipped), sum_squares
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise FormatError(f"{path}: paths, skipped or sum_squares are missing or damaged") from None
+
+
+@dataclass(frozen=True)
+class SplitWriter:
+    """Makes the shards of a split in `folder`, or finds them there.
+
+    `skipped(path, reason)` hears of every unreadable image, also of those met in an earlier run;
+    `advance(images, rows)` of every batch, with the rows that went through the backbone for it.
+    """
+
+    folder: Path
+    root: Path
+    backbone: Backbone
+    codec: Codec
+    batch_size: int
+    skipped: Callable[[str, str], None]
+    advance: Callable[[int, int], None]
+
+    def write(self, split: str, files: Sequence[ImageFile]) -> list[Shard]:
+        """All shards of a split, in order.
+
+        Raises:
+            DataError: no image can be read, or features are not finite.
+        """
+        tokens, embed_dim = self.backbone.tokens, self.backbone.embed_dim
+        capacity = rows_per_shard(self.codec.bytes_per_image(tokens, embed_dim))
+        buffer = ShardBuffer(self.codec, min(capacity, len(files)), tokens, embed_dim)
+        shards: list[Shard] = []
+        position = 0
+        while position < len(files):
+            path = self.folder / shard_name(split, len(shards))
+            shard = self._find(path, split, files, position, capacity)
+            if shard is None:
+                self._fill(buffer, split, files, position)
+                shard = buffer.write(path, split)
+            shards.append(shard)
+            position += len(shard.paths) + len(shard.skipped)
+        return shards
+
+    def _find(
+        self, path: Path, split: str, files: Sequence[ImageFile], position: int, capacity: int
+    ) -> Shard | None:
+        """The shard of an earlier run that holds just what comes next in `files`, or None."""
+        try:
+            shard = describe(path, split, self.codec, self.backbone.tokens, self.backbone.embed_dim)
+        except FormatError:
+            return None
+        count = len(shard.paths) + len(shard.skipped)
+        consumed = [file.path for file in files[position : position + count]]
+        unreadable = {name for name, _ in shard.skipped}
+        if (
+            [name for name in consumed if name not in unreadable] != list(shard.paths)
+            or [name for name in consumed if name in unreadable] != [n for n, _ in shard.skipped]
+            or not (shard.rows == capacity or (shard.rows and position + count == len(files)))
+        ):
+            return None
+        for name, why in shard.skipped:
+            self.skipped(name, why)
+        self.advance(count, 0)
+        return shard
+
+    def _fill(
+        self, buffer: ShardBuffer, split: str, files: Sequence[ImageFile], position: int
+    ) -> None:
+        """Empties the buffer and fills it with the features of `files` from `position` on."""
+        buffer.clear()
+        batch: list[tuple[ImageFile, Array]] = []
+        for file in itertools.islice(files, position, None):
+            try:
+                pixels = load_image(self.root / file.path, self.backbone.preprocessing)
+            except DataError as error:
+                self.skipped(file.path, reason(error))
+                buffer.skip(file.path, reason(error))
+                self.advance(1, 0)
+                continue
+            if not buffer.free:
+                return
+            batch.append((file, pixels))
+            if len(batch) == min(self.batch_size, buffer.free):
+                self._run(buffer, batch)
+                batch = []
+        if batch:
+            self._run(buffer, batch)
+        if not buffer.rows:
+            raise DataError(
+                f"{split}: no image from {files[position].path} on can be read; put readable "
+                f"images there, or remove these"
+            )
+
+    def _run(self, buffer: ShardBuffer, batch: Sequence[tuple[ImageFile, Array]]) -> None:
+        paths = [file.path for file, _ in batch]
+        features = self.backbone.run(np.stack([pixels for _, pixels in batch]), paths)
+        buffer.add(features, [file.label for file, _ in batch], paths)
+        self.advance(len(batch), len(batch))

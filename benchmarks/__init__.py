@@ -1,0 +1,1 @@
+"""Measurements of edgetune against its peers; run by hand, never as tests."""

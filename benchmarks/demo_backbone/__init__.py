@@ -1,0 +1,1 @@
+"""A small vision transformer pretrained on formula-made glyphs, the demo's frozen backbone."""

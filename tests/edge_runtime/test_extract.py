@@ -1,0 +1,372 @@
+"""Feature folders: what is in them, and that interruptions leave no trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime import codecs, extract, formats, shard_writer, tensorfile
+from edge_runtime.backbone import Backbone
+from edge_runtime.codecs import CODECS
+from edge_runtime.errors import (
+    ConfigError,
+    DataError,
+    FormatError,
+    MismatchError,
+    OutputExistsError,
+)
+from edge_runtime.extract import ExtractResult
+from edge_runtime.features import FeatureFolder
+from edge_runtime.image_folder import scan
+from edge_runtime.preprocess import load_image
+from tests.edge_runtime import tiny_backbone
+from tests.edge_runtime.tiny_backbone import contents, write_backbone, write_image, write_images
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("PIL")
+
+ROWS = 5
+NAMES = [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(6)] + [
+    f"{split}/{c}/{i}.png" for split in ("test", "val") for c in ("cat", "dog") for i in range(3)
+]
+BAD = ["train/cat/0.png", "train/cat/5.png", "train/dog/4.png", "train/dog/5.png"]
+BAD += ["val/cat/0.png", "test/dog/1.png", "test/dog/2.png"]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_writer, "rows_per_shard", lambda bytes_per_image: ROWS)
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Backbone:
+    return Backbone.open(write_backbone(tmp_path / "backbone"), threads=1)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images", NAMES)
+
+
+def run(
+    images: Path, backbone: Backbone, out: Path, codec: str = "float16", **options: Any
+) -> ExtractResult:
+    return extract.extract(
+        scan(images), backbone, out, CODECS[codec], **{"batch_size": 2, **options}
+    )
+
+
+def spoil(root: Path, names: list[str]) -> None:
+    for name in names:
+        (root / name).write_bytes(b"no image")
+
+
+def one_more_image(root: Path) -> dict[str, Any]:
+    write_image(root / "train/cat/9.png", 9)
+    return {}
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets the backbone stop the run, as Ctrl-C does, after so many batches."""
+    calls = iter(range(after))
+    true_run = Backbone.run
+
+    def counting_run(self: Backbone, images: Any, names: Any = None) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return true_run(self, images, names)
+
+    monkeypatch.setattr(Backbone, "run", counting_run)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_the_folder_is_what_the_formats_say(
+    codec: str, images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    result = run(images, backbone, out, codec)
+    manifest = formats.read_manifest(out, formats.FEATURES)
+    shards = {split: entry["shards"] for split, entry in manifest["splits"].items()}
+    assert [shard["rows"] for shard in shards["train"]] == [5, 5, 2]
+    assert [shard["rows"] for shard in shards["val"]] == [5, 1]
+    files = sorted(shard["file"] for members in shards.values() for shard in members)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", *files]
+    assert not (tmp_path / "features.partial").exists()
+
+    bare = {k: v for k, v in manifest.items() if k not in ("identity", "versions")}
+    assert manifest["identity"] == formats.identity(bare) == result.identity
+    assert manifest["backbone"] == backbone.reference
+    assert (manifest["codec"], manifest["classes"]) == (codec, ["cat", "dog"])
+    assert (manifest["tokens"], manifest["prefix_tokens"], manifest["embed_dim"]) == (12, 1, 16)
+    assert set(manifest["versions"]) == {"edgetune", "numpy", "Pillow", "onnxruntime"}
+    assert result.rows == {"train": 12, "val": 6, "test": 6}
+    assert (result.images, result.computed, result.shards) == (24, 24, 7)
+    assert result.bytes_per_image == CODECS[codec].bytes_per_image(12, 16)
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_features_labels_and_rms_are_right(
+    codec: str, images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    run(images, backbone, tmp_path / "features", codec)
+    folder = FeatureFolder.open(tmp_path / "features")
+    for name in folder.split_names:
+        split = folder.split(name)
+        expected_paths = sorted(path for path in NAMES if path.startswith(name))
+        assert split.paths == expected_paths
+        labels = [int("dog" in path) for path in expected_paths]
+        np.testing.assert_array_equal(split.labels, labels)
+        pixels = [load_image(images / path, backbone.preprocessing) for path in expected_paths]
+        features = tiny_backbone.expected_features(np.stack(pixels))
+        decoded = np.empty(features.shape, np.float32)
+        codecs.decode(CODECS[codec], *codecs.encode(CODECS[codec], features), decoded)
+        z, norms = np.empty(features.shape, np.float32), np.empty(features.shape[:2], np.float32)
+        split.read(np.arange(len(features)), z, norms)
+        np.testing.assert_array_equal(z, decoded)
+        np.testing.assert_array_equal(norms, codecs.token_norms(decoded))
+        assert split.rms == pytest.approx(
+            np.sqrt(np.square(decoded, dtype=float).mean()), rel=1e-12
+        )
+    assert all(sound for _, sound in folder.verify())
+
+
+@pytest.mark.parametrize("bad", [[], BAD])
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 6, 9])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    after: int,
+    bad: list[str],
+    images: Path,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoil(images, bad)
+    whole = run(images, backbone, tmp_path / "whole")
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, backbone, out)
+    assert not out.exists()
+    assert json.loads((partial / "run.json").read_text())["format"] == "edgetune.run"
+    finished = len(list(partial.glob("*.safetensors")))
+    said: list[str] = []
+    seen: list[int] = []
+    again = run(
+        images, backbone, out, say=said.append, progress=lambda count, note: seen.append(count)
+    )
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not partial.exists()
+    assert again.identity == whole.identity
+    assert (again.computed < whole.computed) == bool(finished)
+    assert sum(seen) == len(NAMES)
+    assert len(said) == len(bad) == len(again.skipped)
+
+
+def test_leftovers_of_a_kill_are_mended(images: Path, backbone: Backbone, tmp_path: Path) -> None:
+    run(images, backbone, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    run(images, backbone, out)
+    request = extract._request(scan(images), backbone, CODECS["float16"], 2)
+    out.rename(partial)
+    formats.write_json(partial / "run.json", request)
+    (partial / ".train-00009.safetensors.123.tmp").write_bytes(b"half")
+    (partial / "train-00000.safetensors").write_bytes(expected["train-00000.safetensors"][:-5])
+    (partial / "train-00001.safetensors").unlink()
+    (partial / "val-00000.safetensors").write_bytes(expected["test-00000.safetensors"])
+    (partial / "val-00001.safetensors").write_bytes(b"")
+    result = run(images, backbone, out)
+    assert contents(out) == expected
+    assert result.computed == 5 + 5 + 5 + 1
+
+
+def test_a_shard_that_lists_other_images_is_made_again(
+    images: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, backbone, tmp_path / "out")
+    path = tmp_path / "out.partial" / "train-00000.safetensors"
+    tensors, metadata = tensorfile.read(path)
+    other = json.loads(metadata["paths"])[::-1]
+    tensorfile.write(path, tensors, {**metadata, "paths": json.dumps(other)})
+    assert run(images, backbone, tmp_path / "out").computed == 24
+
+
+def test_unreadable_images_are_named_and_recorded(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    spoil(images, BAD)
+    said: list[str] = []
+    result = run(images, backbone, tmp_path / "out", say=said.append)
+    why = "not an image that Pillow can read"
+    assert said == [f"skipped {name}: {why}" for name in BAD]
+    manifest = formats.read_manifest(tmp_path / "out", formats.FEATURES)
+    assert manifest["skipped"] == [
+        {"split": name.split("/")[0], "path": name, "reason": why} for name in BAD
+    ]
+    assert list(result.skipped) == manifest["skipped"]
+    assert result.rows == {"train": 8, "val": 5, "test": 4}
+    _, first = tensorfile.read(tmp_path / "out" / "train-00000.safetensors")
+    _, last = tensorfile.read(tmp_path / "out" / "train-00001.safetensors")
+    assert json.loads(first["skipped"]) == [[BAD[0], why], [BAD[1], why]]
+    assert json.loads(last["skipped"]) == [[BAD[2], why], [BAD[3], why]]
+
+
+def test_unreadable_images_after_a_full_last_shard_belong_to_it(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    spoil(images, ["train/dog/4.png", "train/dog/5.png"])
+    result = run(images, backbone, tmp_path / "out")
+    manifest = formats.read_manifest(tmp_path / "out", formats.FEATURES)
+    assert [shard["rows"] for shard in manifest["splits"]["train"]["shards"]] == [5, 5]
+    assert len(result.skipped) == 2
+
+
+def test_bytes_depend_on_the_request_alone(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    run(images, backbone, tmp_path / "one")
+    images.rename(tmp_path / "moved")
+    run(tmp_path / "moved", backbone, tmp_path / "two", batch_size=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_flat_folder_is_all_train(backbone: Backbone, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "flat", ["a/1.png", "b/2.png"])
+    assert run(root, backbone, tmp_path / "out").rows == {"train": 2}
+    assert FeatureFolder.open(tmp_path / "out").split("train").paths == ["a/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "options", "message"),
+    [
+        (["val/cat/0.png"], {"strict": True}, "val/cat/0.png: not an image .* leave out --strict"),
+        ([n for n in NAMES if n.startswith("test")], {}, "test: no image from test/cat/0.png on"),
+        ([n for n in NAMES if n.startswith("train")], {}, "train: no image from train/cat/0.png"),
+        ([n for n in NAMES if "train/dog" in n], {}, "no training image of class 'dog' can be"),
+    ],
+)
+def test_images_that_cannot_be_used_are_data_errors(
+    bad: list[str],
+    options: dict[str, Any],
+    message: str,
+    images: Path,
+    backbone: Backbone,
+    tmp_path: Path,
+) -> None:
+    spoil(images, bad)
+    for _ in range(2):  # again, from the shards that the first run finished
+        with pytest.raises(DataError, match=message):
+            run(images, backbone, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_not_finite_name_the_image(images: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (9, 9)).save(images / "train/dog/3.png")
+    backbone = Backbone.open(write_backbone(tmp_path / "nan", divide=True), threads=1)
+    with pytest.raises(DataError, match=r"train/dog/3\.png: the backbone gives NaN"):
+        run(images, backbone, tmp_path / "out")
+
+
+def test_features_of_zero_are_refused(images: Path, tmp_path: Path) -> None:
+    backbone = Backbone.open(write_backbone(tmp_path / "zero", gain=0.0), threads=1)
+    with pytest.raises(DataError, match="features of 0 only; export the backbone again"):
+        run(images, backbone, tmp_path / "out")
+
+
+def test_a_graph_altered_in_place_is_refused(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    data = bytearray(backbone.onnx.read_bytes())
+    data[-40] ^= 1
+    backbone.onnx.write_bytes(data)
+    with pytest.raises(FormatError, match="sha256 is not that of"):
+        run(images, backbone, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda root: {"codec": "int8"}, "codec float16 there, int8 now"),
+        (lambda root: {"batch_size": 3}, "batch_size 2 there, 3 now"),
+        (one_more_image, r"\(differing: images\)"),
+    ],
+)
+def test_a_partial_folder_of_another_request_is_refused_until_forced(
+    change: Callable[[Path], dict[str, Any]],
+    named: str,
+    images: Path,
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, backbone, tmp_path / "out")
+    options = change(images)
+    with pytest.raises(MismatchError, match=named) as caught:
+        run(images, backbone, tmp_path / "out", **options)
+    assert "pass --force to discard it" in str(caught.value)
+    result = run(images, backbone, tmp_path / "out", force=True, **options)
+    assert result.computed == result.images
+
+
+def test_a_partial_folder_without_its_request_is_refused(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "train-00000.safetensors").write_bytes(b"")
+    with pytest.raises(MismatchError, match=r"no readable run\.json"):
+        run(images, backbone, tmp_path / "out")
+    run(images, backbone, tmp_path / "out", force=True)
+
+
+def test_an_output_is_replaced_only_by_force_and_only_if_ours(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(images, backbone, out)
+    before = contents(out)
+    with pytest.raises(OutputExistsError, match="exists already"):
+        run(images, backbone, out)
+    run(images, backbone, out, codec="int8", force=True)
+    assert contents(out) != before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["backbone", "images", "out"]
+    for other in (images, tmp_path / "backbone", tmp_path / "backbone" / "manifest.json"):
+        kept = contents(tmp_path)
+        with pytest.raises((OutputExistsError, ConfigError)):
+            run(images, backbone, other, force=True)
+        assert contents(tmp_path) == kept
+
+
+def test_outputs_that_make_no_sense_are_refused(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="lies inside the images"):
+        run(images, backbone, images / "features")
+    with pytest.raises(ConfigError, match="is no name for a new folder"):
+        run(images, backbone, Path("."))
+    (tmp_path / "out.partial").write_text("in the way")
+    with pytest.raises(OutputExistsError, match="a file stands in its place"):
+        run(images, backbone, tmp_path / "out")
+
+
+def test_two_runs_do_not_share_a_partial_folder(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl")
+    with extract._lock(tmp_path / "out.partial"), pytest.raises(OutputExistsError, match="in use"):
+        run(images, backbone, tmp_path / "out", force=True)
+    run(images, backbone, tmp_path / "out")

@@ -1,0 +1,1 @@
+"""Figures that PyTorch gave, kept for machines without it."""

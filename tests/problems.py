@@ -1,0 +1,69 @@
+"""Small random problems for tests: configurations, parameters, features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.config import AdaptorConfig
+
+Array = np.ndarray[Any, Any]
+
+
+def config_of(**changes: Any) -> AdaptorConfig:
+    """A small configuration with some entries changed."""
+    entries: dict[str, Any] = {
+        "kind": "attention",
+        "tokens": 10,
+        "prefix_tokens": 1,
+        "embed_dim": 24,
+        "classes": 5,
+        "rank": 4,
+        "blocks": 2,
+        "heads": 1,
+        "pool": "mean",
+        "norm_eps": 1e-6,
+        "input_rms": 3.7,
+    }
+    entries.update(changes)
+    if entries["kind"] == "linear":
+        entries.update(rank=0, blocks=0, heads=1)
+    return AdaptorConfig(**entries)
+
+
+def random_parameters(config: AdaptorConfig, dtype: Any, seed: int = 0) -> dict[str, Array]:
+    """Parameters with nothing at zero, so that every term of every gradient counts."""
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    for name, shape in config.parameter_shapes().items():
+        values = rng.standard_normal(shape) * (0.5 if "norm" in name else 0.3)
+        parameters[name] = (values + ("norm_weight" in name)).astype(dtype)
+    return parameters
+
+
+@dataclass
+class Problem:
+    """Features (rows, tokens, dim) with labels and drop-path factors."""
+
+    config: AdaptorConfig
+    features: Array
+    labels: Array
+    drop: Array
+
+    def read(self, rows: Array, z: Array, norms: Array) -> None:
+        """What a training step calls to get its features."""
+        z[...] = self.features[rows]
+        centred = self.features[rows] - self.features[rows].mean(axis=2, keepdims=True)
+        norms[...] = (centred**2).sum(axis=2)
+
+
+def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> Problem:
+    """Features as a real backbone's: large entries, means off zero, one outlying channel."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((rows, config.tokens, config.embed_dim)) * 4 + 1.5
+    features[:, :, 0] += 20
+    labels = rng.integers(0, config.classes, rows)
+    kept = rng.random((max(config.blocks, 1), rows)) > 0.3
+    return Problem(config, features.astype(dtype), labels, (kept / 0.7).astype(dtype))

@@ -1,0 +1,52 @@
+"""The adaptor as anyone would write it in PyTorch: the model that the numpy code must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edge_runtime.config import AdaptorConfig
+
+Array = np.ndarray[Any, Any]
+
+
+def to_torch(parameters: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Leaf tensors that ask for a gradient."""
+    return {name: torch.tensor(a, requires_grad=True) for name, a in parameters.items()}
+
+
+def adaptor_logits(
+    config: AdaptorConfig, p: Mapping[str, Tensor], z: Tensor, drop: Tensor | None = None
+) -> Tensor:
+    """Logits (B, K) of features z (B, N, d), with the residual stream written out."""
+    d, r, heads = config.embed_dim, config.rank, config.heads
+    images, n, _ = z.shape
+    u = z / config.input_rms
+    for index in range(config.blocks):
+        normed = functional.layer_norm(
+            u,
+            (d,),
+            p["blocks.norm_weight"][index],
+            p["blocks.norm_bias"][index],
+            config.norm_eps,
+        )
+        qkv = normed @ p["blocks.qkv"][index].T
+        q, k, v = (
+            part.reshape(images, n, heads, r // heads).transpose(1, 2)
+            for part in qkv.split(r, dim=-1)
+        )
+        attention = functional.softmax(q @ k.transpose(2, 3) * (r // heads) ** -0.5, dim=-1)
+        h = (attention @ v).transpose(1, 2).reshape(images, n, r)
+        if drop is not None:
+            h = h * drop[index][:, None, None]
+        u = u + h @ p["blocks.out"][index]
+    pooled = u[:, 0] if config.pool == "cls" else u[:, config.prefix_tokens :].mean(dim=1)
+    pooled = functional.layer_norm(
+        pooled, (d,), p["head.norm_weight"], p["head.norm_bias"], config.norm_eps
+    )
+    return pooled @ p["head.weight"].T + p["head.bias"]

@@ -1,0 +1,76 @@
+"""Batches: every row once an epoch, in an order that the seed and the epoch decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.sources import ArrayFeatures
+from trainer_lite.batches import Joined, drop_path_factors, epoch_batches
+
+Array = np.ndarray[Any, Any]
+
+
+def order(rows: int = 50, batch: int = 8, seed: int = 3, epoch: int = 1) -> list[int]:
+    return [int(row) for part in epoch_batches(rows, batch, seed, epoch) for row in part]
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(50, 8), (48, 8), (5, 5), (5, 1), (1, 1)])
+def test_an_epoch_sees_every_row_once(rows: int, batch: int) -> None:
+    parts = list(epoch_batches(rows, batch, 0, 1))
+    assert [len(part) for part in parts[:-1]] == [batch] * (len(parts) - 1)
+    assert 1 <= len(parts[-1]) <= batch
+    assert sorted(np.concatenate(parts)) == list(range(rows))
+
+
+def test_the_order_is_shuffled_and_reproducible() -> None:
+    assert order() == order()
+    assert order() != sorted(order())
+    assert order(batch=5) == order()
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = [order(seed=seed, epoch=epoch) for seed in (0, 1, 10, -1) for epoch in (1, 2, 11)]
+    assert len({tuple(one) for one in orders}) == len(orders)
+
+
+def test_an_order_never_changes() -> None:
+    assert order(rows=10, seed=0) == [7, 3, 4, 5, 2, 0, 8, 6, 1, 9]
+
+
+def test_drop_path_keeps_the_mean() -> None:
+    factors = drop_path_factors(0.25, 100, 100, seed=0, step=0)
+    assert factors.shape == (100, 100) and factors.dtype == np.float32
+    np.testing.assert_array_equal(np.unique(factors), np.array([0, 1 / 0.75], np.float32))
+    assert factors.mean() == pytest.approx(1, abs=0.02)
+
+
+def test_drop_path_differs_by_step_and_is_reproducible() -> None:
+    first = drop_path_factors(0.5, 4, 16, seed=1, step=0)
+    np.testing.assert_array_equal(first, drop_path_factors(0.5, 4, 16, seed=1, step=0))
+    assert (first != drop_path_factors(0.5, 4, 16, seed=1, step=1)).any()
+    assert (first != drop_path_factors(0.5, 4, 16, seed=2, step=0)).any()
+
+
+def test_no_blocks_have_no_factors() -> None:
+    assert drop_path_factors(0.5, 0, 16, seed=0, step=0).shape == (0, 16)
+
+
+def test_joined_sources_read_as_one() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((9, 3, 4)).astype(np.float32)
+    labels = np.arange(9)
+    parts = [slice(0, 4), slice(4, 5), slice(5, 9)]
+    joined = Joined([ArrayFeatures(values[part], labels[part]) for part in parts])
+    whole = ArrayFeatures(values, labels)
+    np.testing.assert_array_equal(joined.labels, labels)
+    assert (joined.tokens, joined.embed_dim) == (3, 4)
+    rows = rng.permutation(9)
+    found, expected = (np.empty((9, 3, 4), np.float32) for _ in range(2))
+    found_norms, expected_norms = (np.empty((9, 3), np.float32) for _ in range(2))
+    joined.read(rows, found, found_norms)
+    whole.read(rows, expected, expected_norms)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found_norms, expected_norms)

@@ -1,0 +1,48 @@
+"""Gradients by finite differences: no PyTorch needed. And the checker itself is checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.gradcheck import directional_error
+from tests.problems import config_of, problem_of, random_parameters
+from trainer_lite.step import TrainingStep
+
+CASES: dict[str, dict[str, Any]] = {
+    "mean, three blocks": {"blocks": 3},
+    "cls, two heads": {"pool": "cls", "heads": 2},
+    "linear": {"kind": "linear"},
+}
+
+
+def gradient_and_loss(changes: dict[str, Any]) -> tuple[Any, Any, Any]:
+    config = config_of(**changes)
+    parameters = random_parameters(config, np.float64)
+    problem = problem_of(config, 6, np.float64)
+    gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
+    scratch = {name: np.zeros_like(a) for name, a in parameters.items()}
+    step = TrainingStep(config, parameters, gradients, batch=6, tile=4, smoothing=0.1)
+    probe = TrainingStep(config, parameters, scratch, batch=6, tile=6, smoothing=0.1)
+    rows = np.arange(6)
+    step.run(problem.read, rows, problem.labels)
+    return parameters, gradients, lambda: probe.run(problem.read, rows, problem.labels)[0] / 6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_is_the_slope_of_the_loss(case: str) -> None:
+    parameters, gradients, loss = gradient_and_loss(CASES[case])
+    for seed in range(3):
+        assert directional_error(loss, parameters, gradients, seed) < 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(config_of().parameter_shapes()))
+def test_the_check_catches_a_planted_error(name: str) -> None:
+    parameters, gradients, loss = gradient_and_loss({})
+    only = {n: g if n == name else np.zeros_like(g) for n, g in gradients.items()}
+    one = {name: parameters[name]}
+    assert directional_error(loss, one, only) < 1e-6
+    only[name] = gradients[name] * 1.001
+    assert directional_error(loss, one, only) > 5e-4

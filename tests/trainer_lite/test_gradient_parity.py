@@ -1,0 +1,70 @@
+"""Every gradient against PyTorch autograd of the model written out with its residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.problems import config_of, problem_of, random_parameters  # noqa: E402
+from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
+from trainer_lite.step import TrainingStep  # noqa: E402
+
+CASES: dict[str, dict[str, Any]] = {
+    "one block, mean": {"blocks": 1},
+    "one block, cls": {"blocks": 1, "pool": "cls"},
+    "two blocks": {},
+    "two heads": {"heads": 2, "blocks": 3},
+    "four heads, cls": {"heads": 4, "blocks": 3, "pool": "cls"},
+    "six blocks, mean": {"blocks": 6},
+    "six blocks, cls, two heads": {"blocks": 6, "pool": "cls", "heads": 2},
+    "no prefix tokens": {"prefix_tokens": 0},
+    "five prefix tokens": {"prefix_tokens": 5, "tokens": 14},
+    "rank as wide as the features": {"rank": 24, "heads": 3},
+    "rank 1": {"rank": 1, "blocks": 4},
+    "linear, mean": {"kind": "linear"},
+    "linear, cls": {"kind": "linear", "pool": "cls"},
+}
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+@pytest.mark.parametrize("regularised", [False, True], ids=["plain", "drop-path and smoothing"])
+@pytest.mark.parametrize("tile", [1, 3, 8])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> None:
+    config = config_of(**CASES[case])
+    parameters = random_parameters(config, np.float64)
+    gradients = {name: np.full_like(a, np.nan) for name, a in parameters.items()}
+    problem = problem_of(config, 8, np.float64)
+    smoothing, drop = (0.1, problem.drop) if regularised else (0.0, None)
+
+    step = TrainingStep(
+        config,
+        parameters,
+        gradients,
+        batch=8,
+        tile=tile,
+        smoothing=smoothing,
+        drop_path=0.3 if regularised else 0.0,
+    )
+    step.workspace.poison()
+    rows = np.arange(8)
+    loss, correct = step.run(problem.read, rows, problem.labels, drop)
+
+    leaves = to_torch(parameters)
+    drops = None if drop is None else torch.tensor(drop)
+    logits = adaptor_logits(config, leaves, torch.tensor(problem.features), drops)
+    expected = torch.nn.functional.cross_entropy(
+        logits, torch.tensor(problem.labels), label_smoothing=smoothing
+    )
+    expected.backward()
+    assert loss / 8 == pytest.approx(expected.item(), rel=1e-12)
+    assert correct == int((logits.argmax(1).numpy() == problem.labels).sum())
+    for name, leaf in leaves.items():
+        assert relative_error(gradients[name], leaf.grad.numpy()) < 1e-10, name

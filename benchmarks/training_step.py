@@ -61,13 +61,15 @@ def measure(
     import numpy as np
     import torch
 
-    from edge_runtime.codecs import CODECS, decode, token_norms
+    from benchmarks.stored import StoredHalf
     from edge_runtime.config import AdaptorConfig
     from edge_runtime.forward import default_tile
+    from edge_runtime.program import Workspace
+    from edge_runtime.weights import FusedWeights
     from tests.torch_reference import adaptor_logits, to_torch
+    from trainer_lite.build import build_step
     from trainer_lite.optim import AdamW
     from trainer_lite.parameters import ParameterSet
-    from trainer_lite.step import TrainingStep
 
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
@@ -76,7 +78,6 @@ def measure(
     )
     stored = (rng.standard_normal((batch, tokens, dim)) * 4).astype(np.float16)
     decoded = stored.astype(np.float32)
-    stored_norms = token_norms(decoded)
     labels = rng.integers(0, classes, batch)
     everything = np.arange(batch)
 
@@ -85,17 +86,16 @@ def measure(
     parameters.values["blocks.out"][...] = rng.standard_normal((blocks, rank, dim)) * 0.1
     start = {name: array.copy() for name, array in parameters.values.items()}
     images = tile or default_tile(tokens)
-    step = TrainingStep(config, parameters.values, parameters.gradients, batch=batch, tile=images)
+    source = StoredHalf(stored, labels)
+    weights = FusedWeights(config, parameters.values, Workspace())
+    planned = build_step(weights, parameters.gradients, source, batch=batch, tile=images)
+    step = planned.step
     optimiser = AdamW(
         parameters.flat,
         parameters.flat_gradient,
         decayed=parameters.decayed,
         weight_decay=0.05,
     )
-
-    def read(rows: Any, z: Any, norms: Any) -> None:
-        decode(CODECS["float16"], stored[rows], np.ones(len(rows), np.float32), z)
-        norms[...] = stored_norms[rows]
 
     leaves = to_torch(start)
     features, targets = torch.tensor(decoded), torch.tensor(labels)
@@ -109,7 +109,7 @@ def measure(
         logits = adaptor_logits(config, leaves, features)
         torch.nn.functional.cross_entropy(logits, targets).backward()
 
-    step.run(read, everything, labels)
+    step.run(everything, labels)
     peer_gradient()
     worst = max(
         float(
@@ -121,7 +121,7 @@ def measure(
     )
 
     def ours_step() -> None:
-        step.run(read, everything, labels)
+        step.run(everything, labels)
         optimiser.step(1e-3)
 
     def peer_step() -> None:

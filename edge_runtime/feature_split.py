@@ -67,8 +67,6 @@ class FeatureSplit:
         weakref.finalize(self, close_all, self._open)
         self._checked: set[int] = set()
         self._labels: Array | None = None
-        self._stored = np.empty(0, folder.codec.dtype)
-        self._scale = np.empty(0, np.float32)
 
     @property
     def labels(self) -> Array:
@@ -102,32 +100,40 @@ class FeatureSplit:
             paths += [str(path) for path in listed]
         return paths
 
-    def read(self, rows: Array, z: Array, norms: Array) -> None:
-        codec, count = self.folder.codec, len(rows)
-        shape = (count, self.tokens, self.embed_dim)
-        stored = self._work("_stored", shape)
-        scale_shape = codec.scale_shape(count, self.tokens)
-        scale = None if scale_shape is None else self._work("_scale", scale_shape)
+    def scratch_bytes(self, images: int) -> int:
+        stored, scale = self._stored_shapes(images)
+        return padded(self.folder.codec.dtype.itemsize * math.prod(stored)) + (
+            0 if scale is None else 4 * math.prod(scale)
+        )
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        codec = self.folder.codec
+        stored_shape, scale_shape = self._stored_shapes(len(rows))
+        nbytes = codec.dtype.itemsize * math.prod(stored_shape)
+        stored = scratch[:nbytes].view(codec.dtype).reshape(stored_shape)
+        scale = None
+        if scale_shape is not None:
+            start = padded(nbytes)
+            part = scratch[start : start + 4 * math.prod(scale_shape)]
+            scale = part.view(np.float32).reshape(scale_shape)
         for position, row in enumerate(rows):
             index = int(np.searchsorted(self._starts, row, side="right")) - 1
             local = int(row) - int(self._starts[index])
-            self._read_row(index, "features", local, stored[position : position + 1])
+            one = slice(position, position + 1)
+            self._read_row(index, "features", local, stored[one])
             if scale is not None:
-                self._read_row(index, "scale", local, scale[position : position + 1])
-            self._read_row(index, "norms", local, norms[position : position + 1])
+                self._read_row(index, "scale", local, scale[one])
+            self._read_row(index, "norms", local, norms[one])
         decode(codec, stored, scale, z)
+
+    def _stored_shapes(self, images: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Shapes of `features` and of `scale` for so many images."""
+        stored = (images, self.tokens, self.embed_dim)
+        return stored, self.folder.codec.scale_shape(images, self.tokens)
 
     def close(self) -> None:
         """Closes all shard files; they open again when they are read again."""
         close_all(self._open)
-
-    def _work(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Work space that grows to the largest tile asked for and stays."""
-        buffer: Array = getattr(self, name)
-        if buffer.size < math.prod(shape):
-            buffer = np.empty(math.prod(shape), buffer.dtype)
-            setattr(self, name, buffer)
-        return buffer[: math.prod(shape)].reshape(shape)
 
     def _tensor(self, index: int, name: str) -> Array:
         """One whole tensor of a shard."""
@@ -208,6 +214,11 @@ class FeatureSplit:
             if not np.isfinite(row).all():
                 return False
         return True
+
+
+def padded(nbytes: int) -> int:
+    """The next multiple of 8."""
+    return nbytes + -nbytes % 8
 
 
 def close_all(opened: dict[int, tuple[BinaryIO, tensorfile.Header]]) -> None:

@@ -132,7 +132,7 @@ class ForwardPass:
         program.emit(
             np.add, v.reshape(shape), bias[2 * r :].reshape(shape[0], -1, 1), block.v1[:, :-1]
         )
-        program.emit(block.v1[:, -1].fill, 1.0)
+        program.emit(ops.fill, block.v1[:, -1], 1.0)
 
     def _emit_attention(self, program: Program, index: int, block: BlockBuffers) -> None:
         """H = softmax(q k^T) v in each head; the sum comes out as v's extra row of ones."""

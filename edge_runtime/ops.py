@@ -20,6 +20,11 @@ SAFE_SCORE = 60.0
 LEAST_SCORE = -80.0
 
 
+def fill(x: Array, value: float) -> None:
+    """Every entry of x = value."""
+    x.fill(value)
+
+
 def sum_channels(x: Array, out: Array) -> None:
     """out[t] = sum over channels of x[c, t]."""
     np.add.reduce(x, 0, out=out)

@@ -18,13 +18,25 @@ Array = np.ndarray[Any, Any]
 
 
 class Predictor:
-    """Buffers and programs for inference; `weights` must have been refreshed."""
+    """Buffers and programs for inference; `weights` must have been refreshed.
 
-    def __init__(self, weights: FusedWeights, workspace: Workspace, tile: int | None = None):
+    Args:
+        tile: images a pass; by default about 400 tokens.
+        scratch_bytes: work space for reading; a source that needs more gets its own.
+    """
+
+    def __init__(
+        self,
+        weights: FusedWeights,
+        workspace: Workspace,
+        tile: int | None = None,
+        scratch_bytes: int = 0,
+    ):
         self.weights, self.workspace = weights, workspace
-        self.tile = tile or default_tile(weights.config.tokens)
-        self._passes: dict[int, tuple[ForwardPass, Program]] = {}
-        self._pass_of(self.tile)  # the largest first: it sets how large the buffers are
+        self.tile_images = tile or default_tile(weights.config.tokens)
+        self._scratch = workspace.array("scratch", (scratch_bytes,), np.uint8)
+        self._tiles: dict[int, InferenceTile] = {}
+        self.tile = self._tile_of(self.tile_images).program  # the largest first: it sets the sizes
 
     def logits(self, source: FeatureSource) -> Array:
         """Logits of every row, (rows, classes).
@@ -35,17 +47,17 @@ class Predictor:
         """
         config = self.weights.config
         check_shape(config, source)
-        rows = len(source.labels)
+        rows, scratch = len(source.labels), self._scratch
+        if source.scratch_bytes(self.tile_images) > scratch.size:
+            scratch = np.empty(source.scratch_bytes(self.tile_images), np.uint8)
         out = np.empty((rows, config.classes), self.workspace.dtype)
-        for start in range(0, rows, self.tile):
-            part = np.arange(start, min(start + self.tile, rows))
-            forward, program = self._pass_of(len(part))
-            shape = (len(part), config.tokens)
-            z = forward.z.reshape(*shape, config.embed_dim)
-            source.read(part, z, forward.norms.reshape(shape))
+        for start in range(0, rows, self.tile_images):
+            part = np.arange(start, min(start + self.tile_images, rows))
+            tile = self._tile_of(len(part))
+            tile.source, tile.rows, tile.scratch = source, part, scratch
             with np.errstate(all="ignore"):  # what overflows is refused below
-                program.run()
-            out[start : start + len(part)] = forward.logits
+                tile.program.run()
+            out[start : start + len(part)] = tile.forward.logits
         if not np.isfinite(out).all():
             raise DataError(
                 "the adaptor's logits are not finite: its weights or these features are beyond "
@@ -58,12 +70,31 @@ class Predictor:
         predicted = self.logits(source).argmax(axis=1)
         return evaluation_of(source.labels, predicted, self.weights.config.classes)
 
-    def _pass_of(self, images: int) -> tuple[ForwardPass, Program]:
-        if images not in self._passes:
-            forward, program = ForwardPass(self.weights, self.workspace, images), Program()
-            forward.emit(program)
-            self._passes[images] = forward, program
-        return self._passes[images]
+    def _tile_of(self, images: int) -> InferenceTile:
+        if images not in self._tiles:
+            self._tiles[images] = InferenceTile(self, images, self._scratch)
+        return self._tiles[images]
+
+
+class InferenceTile:
+    """The program for a tile of so many images: read, forward. Set source, rows and scratch."""
+
+    source: FeatureSource
+    rows: Array
+
+    def __init__(self, predictor: Predictor, images: int, scratch: Array):
+        self.forward = ForwardPass(predictor.weights, predictor.workspace, images)
+        self.scratch = scratch
+        config = predictor.weights.config
+        shape = (images, config.tokens)
+        self.z = self.forward.z.reshape(*shape, config.embed_dim)
+        self.norms = self.forward.norms.reshape(shape)
+        self.program = Program()
+        self.program.emit(self._read, uses=(self.z, self.norms, scratch))
+        self.forward.emit(self.program)
+
+    def _read(self) -> None:
+        self.source.read(self.rows, self.z, self.norms, self.scratch)
 
 
 def check_shape(config: AdaptorConfig, source: FeatureSource) -> None:

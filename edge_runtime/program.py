@@ -7,8 +7,9 @@ the buffers decides where they lie.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,16 +34,16 @@ class Workspace:
             raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
         return buffer[:size].reshape(shape)
 
+    @property
+    def buffers(self) -> dict[str, Array]:
+        """Every buffer handed out so far, by name, at its full size."""
+        return self._buffers
+
     def poison(self) -> None:
         """Fills every floating-point buffer with NaN: tests show that no stale value is read."""
         for buffer in self._buffers.values():
             if buffer.dtype.kind == "f":
                 buffer.fill(np.nan)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
 
 
 class Program:
@@ -50,11 +51,29 @@ class Program:
 
     def __init__(self) -> None:
         self._operations: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._uses: list[tuple[Array, ...]] = []
 
-    def emit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Appends `function(*arguments)`; the arguments are bound now."""
+    def emit(
+        self, function: Callable[..., Any], *arguments: Any, uses: tuple[Array, ...] = ()
+    ) -> None:
+        """Appends `function(*arguments)`; the arguments are bound now.
+
+        `uses` names the arrays that it touches besides its arguments: where a buffer lies is
+        planned from what the operations say they touch.
+        """
         self._operations.append((function, arguments))
+        self._uses.append(uses)
 
     def run(self) -> None:
         for function, arguments in self._operations:
             function(*arguments)
+
+    def touched(self) -> Iterator[list[Array]]:
+        """The arrays that each operation touches, in the order in which they run."""
+        for (_, arguments), uses in zip(self._operations, self._uses):
+            yield [a for a in (*arguments, *uses) if isinstance(a, np.ndarray)]
+
+    def steps(self) -> Iterator[Callable[[], Any]]:
+        """The operations one by one, for those who look in between."""
+        for function, arguments in self._operations:
+            yield functools.partial(function, *arguments)

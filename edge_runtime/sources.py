@@ -23,8 +23,14 @@ class FeatureSource(Protocol):
     def labels(self) -> Array:
         """Class index of every row, (rows,)."""
 
-    def read(self, rows: Array, z: Array, norms: Array) -> None:
-        """Fills z (n, tokens, dim) with decoded features and norms (n, tokens) with theirs."""
+    def scratch_bytes(self, images: int) -> int:
+        """Bytes of work space that reading so many rows takes."""
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        """Fills z (n, tokens, dim) with decoded features and norms (n, tokens) with theirs.
+
+        `scratch` is work space, uint8, of at least scratch_bytes(n) bytes, 8-byte aligned.
+        """
 
 
 class ArrayFeatures:
@@ -49,6 +55,9 @@ class ArrayFeatures:
     def labels(self) -> Array:
         return self._labels
 
-    def read(self, rows: Array, z: Array, norms: Array) -> None:
+    def scratch_bytes(self, images: int) -> int:
+        return 0
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         np.copyto(z, self.features[rows])
         norms[...] = token_norms(z)

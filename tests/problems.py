@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.config import AdaptorConfig
+from edge_runtime.program import Workspace
+from edge_runtime.weights import FusedWeights
+from trainer_lite.build import build_step
+from trainer_lite.step import TrainingStep
 
 Array = np.ndarray[Any, Any]
 
@@ -45,18 +49,44 @@ def random_parameters(config: AdaptorConfig, dtype: Any, seed: int = 0) -> dict[
 
 @dataclass
 class Problem:
-    """Features (rows, tokens, dim) with labels and drop-path factors."""
+    """Features (rows, tokens, dim) with labels and drop-path factors; a FeatureSource."""
 
     config: AdaptorConfig
     features: Array
     labels: Array
     drop: Array
 
-    def read(self, rows: Array, z: Array, norms: Array) -> None:
-        """What a training step calls to get its features."""
+    @property
+    def tokens(self) -> int:
+        return self.config.tokens
+
+    @property
+    def embed_dim(self) -> int:
+        return self.config.embed_dim
+
+    def scratch_bytes(self, images: int) -> int:
+        return 0
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         z[...] = self.features[rows]
         centred = self.features[rows] - self.features[rows].mean(axis=2, keepdims=True)
         norms[...] = (centred**2).sum(axis=2)
+
+
+def step_of(
+    parameters: dict[str, Array],
+    gradients: dict[str, Array],
+    problem: Problem,
+    *,
+    planned: bool = True,
+    **options: Any,
+) -> TrainingStep:
+    """A step on `problem`, in an arena or (not `planned`) with every buffer apart."""
+    dtype = parameters["head.weight"].dtype
+    weights = FusedWeights(problem.config, parameters, Workspace(dtype))
+    if planned:
+        return build_step(weights, gradients, problem, **options).step
+    return TrainingStep(weights, gradients, problem, Workspace(dtype), **options)
 
 
 def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> Problem:

@@ -44,7 +44,7 @@ class BackwardPass:
         self._emit_head(program)
         if not config.blocks:
             return
-        program.emit(self.later_c.fill, 0.0)
+        program.emit(ops.fill, self.later_c, 0.0)
         for index in reversed(range(config.blocks)):
             block = self.forward.blocks[index]
             dh = self._emit_dh(program, index, block)
@@ -78,7 +78,7 @@ class BackwardPass:
             program.emit(np.multiply, block.stream_u, self.later_c, work)
             program.emit(np.subtract, dh, work, dh)
         else:
-            program.emit(dh.fill, 0.0)
+            program.emit(ops.fill, dh, 0.0)
         by_token = dh.reshape(r, images, n)
         head = self.pooled_dh[own]
         if config.pool == "cls":

@@ -41,8 +41,12 @@ class Joined:
     def labels(self) -> Array:
         return self._labels
 
-    def read(self, rows: Array, z: Array, norms: Array) -> None:
+    def scratch_bytes(self, images: int) -> int:
+        return max(source.scratch_bytes(1) for source in self.sources)
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for position, (row, index) in enumerate(zip(rows, owner)):
             one = slice(position, position + 1)
-            self.sources[index].read(np.array([row - self._starts[index]]), z[one], norms[one])
+            local = np.array([row - self._starts[index]])
+            self.sources[index].read(local, z[one], norms[one], scratch)

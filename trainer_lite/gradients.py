@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.program import Workspace
+from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
 
 Array = np.ndarray[Any, Any]
@@ -38,10 +38,13 @@ class BatchSums:
         self.dnorm_weight = workspace.array("sums.dnorm_weight", (d,))
         self.dnorm_bias = workspace.array("sums.dnorm_bias", (d,))
 
-    def clear(self) -> None:
+        head = (self.dlogits, self.head_input, self.g, self.pooled_h)
+        self.head: tuple[Array, ...] = (*head, self.dnorm_weight, self.dnorm_bias)
+
+    def emit_clear(self, program: Program) -> None:
         """Zeroes what tiles add to; what they set row by row needs no clearing."""
         for total in (self.dright, self.mixed, self.dbias, self.dnorm_weight, self.dnorm_bias):
-            total.fill(0.0)
+            program.emit(ops.fill, total, 0.0)
 
 
 class GradientAssembly:
@@ -56,31 +59,35 @@ class GradientAssembly:
     ):
         config = weights.config
         self.weights, self.sums, self.gradients = weights, sums, gradients
+        self.images = 0
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dfused = workspace.array("dfused", (4 * r * depth, d))
         self.du = workspace.array("du", (depth * r, d))
-        self.row_mean = workspace.array("weights.row_mean", (4 * r * depth, 1))
+        self.row_mean = workspace.array("dfused_mean", (4 * r * depth, 1))
         self.product = workspace.array("dfused_product", (c, d))
         self.masked = workspace.array("mixed_masked", (c, depth * r))
         self.to_fused, self.to_u = reach(config, weights.fused.dtype)
 
-    def run(self, images: int) -> None:
-        """Assembles the gradient of a batch of `images` images."""
-        self._head(images)
+    def emit(self, program: Program) -> None:
+        """Appends the assembly, for a batch of `images` images: set that before each run."""
+        sums = self.sums
+        program.emit(self._head, uses=sums.head)
         if self.weights.config.blocks:
-            self._fused(images)
-            self._blocks()
+            work = (self.dfused, self.du, self.row_mean, self.product, self.masked)
+            program.emit(self._fused, uses=(*work, *sums.head, sums.dright, sums.mixed))
+            program.emit(self._blocks, uses=(self.dfused, sums.dbias))
 
-    def _head(self, images: int) -> None:
-        sums, gradients = self.sums, self.gradients
+    def _head(self) -> None:
+        sums, gradients, images = self.sums, self.gradients, self.images
         dlogits = sums.dlogits[:images]
         np.matmul(dlogits.T, sums.head_input[:images], gradients["head.weight"])
         ops.sum_channels(dlogits, gradients["head.bias"])
         np.copyto(gradients["head.norm_weight"], sums.dnorm_weight)
         np.copyto(gradients["head.norm_bias"], sums.dnorm_bias)
 
-    def _fused(self, images: int) -> None:
+    def _fused(self) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""
+        images = self.images
         config, weights, sums = self.weights.config, self.weights, self.sums
         r, depth, c = config.rank, config.blocks, config.product_rows
         np.multiply(sums.dright, 1.0 / config.input_rms, self.dfused[:c])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Program, Workspace
+from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.backward import BackwardPass
 from trainer_lite.gradients import BatchSums, GradientAssembly
@@ -18,89 +19,115 @@ from trainer_lite.loss import cross_entropy
 Array = np.ndarray[Any, Any]
 
 
-class ReadRows(Protocol):
-    """Fills z (rows, tokens, dim) and norms (rows, tokens) with the decoded features of `rows`."""
-
-    def __call__(self, rows: Array, z: Array, norms: Array) -> None: ...
-
-
-class Tile:
-    """Programs and buffers for a tile of so many images."""
-
-    def __init__(
-        self, weights: FusedWeights, sums: BatchSums, workspace: Workspace, images: int, drop: bool
-    ):
-        config = weights.config
-        factors = workspace.array("drop", (config.blocks, images)) if drop else None
-        self.drop = factors
-        self.forward = ForwardPass(weights, workspace, images, keep=True, drop=factors)
-        self.backward = BackwardPass(self.forward, workspace, sums)
-        self.forward_program, self.backward_program = Program(), Program()
-        self.forward.emit(self.forward_program)
-        self.backward.emit(self.backward_program)
-        shape = (images, config.tokens)
-        self.z = self.forward.z.reshape(*shape, config.embed_dim)
-        self.norms = self.forward.norms.reshape(shape)
-
-
 class TrainingStep:
     """Loss and exact gradient of one batch, in tiles of `tile` images.
 
-    `parameters` and `gradients` map names to arrays of the same shapes (AdaptorConfig says which);
-    `run` overwrites the gradients.
+    Three programs: `before` and `after` run once a batch, `tile` once a tile. All that a step
+    works in comes from `workspace`; the fused weights, which prediction uses too, from the one
+    that `weights` was made with.
+
+    Args:
+        gradients: overwritten by each run; shapes as AdaptorConfig.parameter_shapes says.
+        batch: images of the largest batch.
     """
 
     def __init__(
         self,
-        config: AdaptorConfig,
-        parameters: Mapping[str, Array],
+        weights: FusedWeights,
         gradients: Mapping[str, Array],
+        source: FeatureSource,
+        workspace: Workspace,
         *,
         batch: int,
         tile: int,
         smoothing: float = 0.0,
         drop_path: float = 0.0,
-        workspace: Workspace | None = None,
     ):
-        self.workspace = workspace or Workspace(parameters["head.weight"].dtype)
-        self.tile, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
-        self.weights = FusedWeights(config, parameters, self.workspace)
-        self.sums = BatchSums(config, self.workspace, batch)
-        self.assembly = GradientAssembly(self.weights, self.sums, gradients, self.workspace)
+        self.weights, self.source, self.workspace = weights, source, workspace
+        self.tile_images, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
+        self.sums = BatchSums(weights.config, workspace, batch)
+        self.assembly = GradientAssembly(weights, self.sums, gradients, workspace)
+        self.before, self.after = Program(), Program()
+        self.before.emit(weights.refresh)
+        self.sums.emit_clear(self.before)
         self._tiles: dict[int, Tile] = {}
-        self._tile_of(self.tile)  # the largest first: it sets how large the buffers are
+        self.tile = self._tile_of(self.tile_images).program  # the largest first: it sets the sizes
+        self.assembly.emit(self.after)
 
-    def run(
-        self, read: ReadRows, rows: Array, labels: Array, drop: Array | None = None
-    ) -> tuple[float, int]:
+    @property
+    def config(self) -> AdaptorConfig:
+        return self.weights.config
+
+    def run(self, rows: Array, labels: Array, drop: Array | None = None) -> tuple[float, int]:
         """One batch: (summed loss, images classified rightly).
 
         Args:
             rows: (batch,) indices to read. labels: (batch,) class indices.
             drop: drop-path factors (blocks, batch); needed if and only if drop_path > 0.
         """
-        self.weights.refresh()
-        self.sums.clear()
+        self.before.run()
         loss, correct, batch = 0.0, 0, len(rows)
-        for start in range(0, batch, self.tile):
-            part = slice(start, min(start + self.tile, batch))
-            tile = self._tile_of(part.stop - part.start)
-            read(rows[part], tile.z, tile.norms)
-            if tile.drop is not None and drop is not None:
-                np.copyto(tile.drop, drop[:, part])
-            tile.forward_program.run()
-            forward, backward = tile.forward, tile.backward
-            dlogits = backward.dlogits
-            loss += cross_entropy(forward.logits, labels[part], self.smoothing, batch, dlogits)
-            correct += int((forward.logits.argmax(axis=1) == labels[part]).sum())
-            tile.backward_program.run()
-            self._collect(part, tile)
-        self.assembly.run(batch)
+        for start in range(0, batch, self.tile_images):
+            part = slice(start, min(start + self.tile_images, batch))
+            tile = self._tile_of(part.stop - start)
+            tile.set(part, rows[part], labels[part], None if drop is None else drop[:, part], batch)
+            tile.program.run()
+            loss += tile.loss
+            correct += tile.correct
+        self.assembly.images = batch
+        self.after.run()
         return loss, correct
 
-    def _collect(self, part: slice, tile: Tile) -> None:
+    def _tile_of(self, images: int) -> Tile:
+        if images not in self._tiles:
+            self._tiles[images] = Tile(self, images)
+        return self._tiles[images]
+
+
+class Tile:
+    """The program for a tile of so many images: read, forward, loss, backward, collect."""
+
+    def __init__(self, step: TrainingStep, images: int):
+        self.step = step
+        config, workspace = step.config, step.workspace
+        self.drop = workspace.array("drop", (config.blocks, images)) if step.drop_path else None
+        self.forward = ForwardPass(step.weights, workspace, images, keep=True, drop=self.drop)
+        self.backward = BackwardPass(self.forward, workspace, step.sums)
+        scratch = step.source.scratch_bytes(images)
+        self.scratch = workspace.array("scratch", (scratch,), np.uint8)
+        shape = (images, config.tokens)
+        self.z = self.forward.z.reshape(*shape, config.embed_dim)
+        self.norms = self.forward.norms.reshape(shape)
+        self.program = Program()
+        given = () if self.drop is None else (self.drop,)
+        self.program.emit(self._read, uses=(self.z, self.norms, self.scratch, *given))
+        self.forward.emit(self.program)
+        backward, sums = self.backward, step.sums
+        self.program.emit(self._loss, uses=(self.forward.logits, backward.dlogits))
+        self.backward.emit(self.program)
+        made = (backward.dlogits, backward.stream_gradient, backward.dhead_input)
+        kept = (self.forward.head_input, self.forward.normed_pool, self.forward.pooled_h)
+        self.program.emit(self._collect, uses=(*made, *kept, *sums.head))
+
+    def set(self, part: slice, rows: Array, labels: Array, drop: Array | None, batch: int) -> None:
+        """What the next run works on: `part` of a batch of `batch` images."""
+        self._part, self._rows, self._labels, self._batch = part, rows, labels, batch
+        self._given_drop = drop
+
+    def _read(self) -> None:
+        self.step.source.read(self._rows, self.z, self.norms, self.scratch)
+        if self.drop is not None:
+            np.copyto(self.drop, self._given_drop)  # type: ignore[arg-type]
+
+    def _loss(self) -> None:
+        logits, labels = self.forward.logits, self._labels
+        dlogits, smoothing = self.backward.dlogits, self.step.smoothing
+        self.loss = cross_entropy(logits, labels, smoothing, self._batch, dlogits)
+        self.correct = int((logits.argmax(axis=1) == labels).sum())
+
+    def _collect(self) -> None:
         """Keeps the head's factors of a tile: their products are taken once, for the batch."""
-        sums, forward, backward = self.sums, tile.forward, tile.backward
+        sums, forward, backward, part = self.step.sums, self.forward, self.backward, self._part
         sums.dlogits[part] = backward.dlogits
         sums.head_input[part] = forward.head_input
         sums.g[part] = backward.stream_gradient
@@ -108,10 +135,3 @@ class TrainingStep:
         np.add(sums.dnorm_bias, np.add.reduce(backward.dhead_input, 0), sums.dnorm_bias)
         backward.dhead_input *= forward.normed_pool
         np.add(sums.dnorm_weight, np.add.reduce(backward.dhead_input, 0), sums.dnorm_weight)
-
-    def _tile_of(self, images: int) -> Tile:
-        if images not in self._tiles:
-            self._tiles[images] = Tile(
-                self.weights, self.sums, self.workspace, images, self.drop_path > 0
-            )
-        return self._tiles[images]

@@ -17,16 +17,15 @@ from edge_runtime.features import FeatureFolder
 from edge_runtime.forward import default_tile
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
-from edge_runtime.predictor import Predictor
 from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import Joined, drop_path_factors, epoch_batches
+from trainer_lite.build import build_step
 from trainer_lite.config import TrainConfig
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 from trainer_lite.schedule import learning_rate
-from trainer_lite.step import TrainingStep
 
 Array = np.ndarray[Any, Any]
 
@@ -117,14 +116,17 @@ class _Run:
         self.parameters = ParameterSet(self.adaptor_config)
         self.parameters.initialise(self.config.seed)
         tile = trainer.tile or default_tile(features.tokens)
-        self.step = TrainingStep(
-            self.adaptor_config,
-            self.parameters.values,
+        evaluated = [features.split(name) for name in features.split_names if name != "train"]
+        self.weights = FusedWeights(self.adaptor_config, self.parameters.values, Workspace())
+        self.planned = build_step(
+            self.weights,
             self.parameters.gradients,
+            self.source,
             batch=self.config.batch_size,
             tile=tile,
+            scratch_bytes=max((split.scratch_bytes(tile) for split in evaluated), default=0),
             smoothing=self.config.label_smoothing,
-            drop_path=self.config.drop_path,
+            drop_path=self.config.drop_path if self.adaptor_config.blocks else 0.0,
         )
         self.optimiser = AdamW(
             self.parameters.flat,
@@ -134,9 +136,6 @@ class _Run:
         )
         self.steps = self.config.epochs * math.ceil(len(self.labels) / self.config.batch_size)
         self.done = 0
-        workspace = Workspace()
-        self._weights = FusedWeights(self.adaptor_config, self.parameters.values, workspace)
-        self._predictor = Predictor(self._weights, workspace, tile)
 
     def run(self) -> TrainResult:
         started = time.monotonic()
@@ -187,7 +186,7 @@ class _Run:
         if config.drop_path > 0:
             blocks = self.adaptor_config.blocks
             drop = drop_path_factors(config.drop_path, blocks, len(rows), config.seed, self.done)
-        loss, correct = self.step.run(self.source.read, rows, self.labels[rows], drop)
+        loss, correct = self.planned.step.run(rows, self.labels[rows], drop)
         if not math.isfinite(loss):
             raise DataError(
                 f"the loss stopped being finite at step {self.done + 1}; try a lower --lr "
@@ -198,8 +197,8 @@ class _Run:
         return loss, correct
 
     def _evaluate(self, source: FeatureSource) -> Evaluation:
-        self._weights.refresh()
-        return self._predictor.evaluate(source)
+        self.weights.refresh()
+        return self.planned.predictor.evaluate(source)
 
     def _adaptor(self, flat: Array) -> Adaptor:
         """An adaptor with a copy of these parameters."""

@@ -128,7 +128,8 @@ def test_features_labels_and_rms_are_right(
         decoded = np.empty(features.shape, np.float32)
         codecs.decode(CODECS[codec], *codecs.encode(CODECS[codec], features), decoded)
         z, norms = np.empty(features.shape, np.float32), np.empty(features.shape[:2], np.float32)
-        split.read(np.arange(len(features)), z, norms)
+        scratch = np.empty(split.scratch_bytes(len(features)), np.uint8)
+        split.read(np.arange(len(features)), z, norms, scratch)
         np.testing.assert_array_equal(z, decoded)
         np.testing.assert_array_equal(norms, codecs.token_norms(decoded))
         assert split.rms == pytest.approx(

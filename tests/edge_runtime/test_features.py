@@ -29,7 +29,7 @@ def read(source: FeatureSource, rows: Array, dtype: Any = np.float32) -> tuple[A
     """(features, norms) of some rows."""
     z = np.full((len(rows), source.tokens, source.embed_dim), np.nan, dtype)
     norms = np.full((len(rows), source.tokens), np.nan, dtype)
-    source.read(rows, z, norms)
+    source.read(rows, z, norms, np.empty(source.scratch_bytes(len(rows)), np.uint8))
     return z, norms
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tests.gradcheck import directional_error
-from tests.problems import config_of, problem_of, random_parameters
-from trainer_lite.step import TrainingStep
+from tests.problems import config_of, problem_of, random_parameters, step_of
 
 CASES: dict[str, dict[str, Any]] = {
     "mean, three blocks": {"blocks": 3},
@@ -24,11 +23,11 @@ def gradient_and_loss(changes: dict[str, Any]) -> tuple[Any, Any, Any]:
     problem = problem_of(config, 6, np.float64)
     gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
     scratch = {name: np.zeros_like(a) for name, a in parameters.items()}
-    step = TrainingStep(config, parameters, gradients, batch=6, tile=4, smoothing=0.1)
-    probe = TrainingStep(config, parameters, scratch, batch=6, tile=6, smoothing=0.1)
+    step = step_of(parameters, gradients, problem, batch=6, tile=4, smoothing=0.1)
+    probe = step_of(parameters, scratch, problem, batch=6, tile=6, smoothing=0.1)
     rows = np.arange(6)
-    step.run(problem.read, rows, problem.labels)
-    return parameters, gradients, lambda: probe.run(problem.read, rows, problem.labels)[0] / 6
+    step.run(rows, problem.labels)
+    return parameters, gradients, lambda: probe.run(rows, problem.labels)[0] / 6
 
 
 @pytest.mark.parametrize("case", CASES)

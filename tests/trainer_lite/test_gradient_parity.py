@@ -9,9 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.problems import config_of, problem_of, random_parameters  # noqa: E402
+from tests.problems import config_of, problem_of, random_parameters, step_of  # noqa: E402
 from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
-from trainer_lite.step import TrainingStep  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {
     "one block, mean": {"blocks": 1},
@@ -44,18 +43,17 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
     problem = problem_of(config, 8, np.float64)
     smoothing, drop = (0.1, problem.drop) if regularised else (0.0, None)
 
-    step = TrainingStep(
-        config,
+    step = step_of(
         parameters,
         gradients,
+        problem,
         batch=8,
         tile=tile,
         smoothing=smoothing,
         drop_path=0.3 if regularised else 0.0,
     )
-    step.workspace.poison()
     rows = np.arange(8)
-    loss, correct = step.run(problem.read, rows, problem.labels, drop)
+    loss, correct = step.run(rows, problem.labels, drop)
 
     leaves = to_torch(parameters)
     drops = None if drop is None else torch.tensor(drop)

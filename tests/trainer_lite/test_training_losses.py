@@ -12,10 +12,9 @@ import pytest
 
 from edge_runtime.config import AdaptorConfig
 from tests.golden.problem import BATCH, CONFIGS, LABELS, RATE, STEPS, features_of, parameters_of
-from tests.problems import Problem
+from tests.problems import Problem, step_of
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
-from trainer_lite.step import TrainingStep
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "training.json").read_text())
 
@@ -26,7 +25,7 @@ def train(config: AdaptorConfig, dtype: Any, tile: int) -> tuple[list[float], di
     for name, start in parameters_of(config).items():
         parameters.values[name][...] = start
     problem = Problem(config, features_of(config).astype(dtype), np.array(LABELS), np.zeros(0))
-    step = TrainingStep(config, parameters.values, parameters.gradients, batch=BATCH, tile=tile)
+    step = step_of(parameters.values, parameters.gradients, problem, batch=BATCH, tile=tile)
     optimiser = AdamW(
         parameters.flat,
         parameters.flat_gradient,
@@ -35,7 +34,7 @@ def train(config: AdaptorConfig, dtype: Any, tile: int) -> tuple[list[float], di
     )
     losses, first = [], {}
     for _ in range(STEPS):
-        loss, _ = step.run(problem.read, np.arange(BATCH), problem.labels)
+        loss, _ = step.run(np.arange(BATCH), problem.labels)
         losses.append(loss / BATCH)
         first = first or {n: g.copy() for n, g in parameters.gradients.items()}
         optimiser.step(RATE)

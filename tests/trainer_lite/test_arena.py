@@ -1,0 +1,115 @@
+"""Steps in an arena: the same bits as with every buffer apart, and nothing else allocated."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.program import Workspace
+from edge_runtime.weights import FusedWeights
+from tests.problems import config_of, problem_of, random_parameters, step_of
+from trainer_lite.arena import Arena
+from trainer_lite.build import build_step
+from trainer_lite.plan import live_peak
+from trainer_lite.step import TrainingStep
+
+CASES: dict[str, dict[str, Any]] = {
+    "mean": {"blocks": 3, "heads": 2},
+    "cls": {"blocks": 2, "pool": "cls"},
+    "one block": {"blocks": 1},
+    "linear": {"kind": "linear"},
+}
+
+
+def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tuple[float, int]:
+    """A batch of full tiles in which, before each operation, all that is dead turns to NaN."""
+    arena = step.workspace
+    assert isinstance(arena, Arena)
+    position = 0
+
+    def run(program: Any) -> None:
+        nonlocal position
+        for operation in program.steps():
+            live = np.zeros(arena.memory.size, bool)
+            for buffer in arena.layout.lifetimes:
+                if buffer.first <= position <= buffer.last:
+                    start = arena.layout.offsets[buffer.name]
+                    live[start : start + buffer.nbytes] = True
+            arena.memory[~live] = 0xFF  # NaN, in either precision
+            operation()
+            position += 1
+
+    run(step.before)
+    loss, correct, after_before = 0.0, 0, position
+    tile = step._tile_of(step.tile_images)
+    for start in range(0, batch, step.tile_images):
+        position = after_before
+        part = slice(start, start + step.tile_images)
+        tile.set(part, np.arange(batch)[part], labels[part], drop[:, part], batch)
+        run(tile.program)
+        loss += tile.loss
+        correct += tile.correct
+    step.assembly.images = batch
+    run(step.after)
+    return loss, correct
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_dead_buffers_may_hold_anything(case: str, dtype: Any) -> None:
+    config = config_of(**CASES[case])
+    problem = problem_of(config, 6, dtype)
+    options = {"batch": 6, "tile": 2, "drop_path": 0.3 if config.blocks else 0.0}
+    found = []
+    for planned in (False, True):
+        parameters = random_parameters(config, dtype)
+        gradients = {name: np.full_like(a, np.nan) for name, a in parameters.items()}
+        step = step_of(parameters, gradients, problem, planned=planned, **options)
+        if planned:
+            result = run_poisoned(step, 6, problem.labels, problem.drop)
+        else:
+            result = step.run(np.arange(6), problem.labels, problem.drop)
+        found.append((result, {n: g.tobytes() for n, g in gradients.items()}))
+    assert found[0] == found[1]
+
+
+def test_training_and_evaluation_share_one_small_arena() -> None:
+    config = config_of(tokens=50, embed_dim=64, blocks=4, rank=8)
+    problem = problem_of(config, 8, np.float32)
+    parameters = random_parameters(config, np.float32)
+    gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
+    weights = FusedWeights(config, parameters, Workspace())
+    planned = build_step(weights, gradients, problem, batch=8, tile=4)
+    apart = sum(buffer.nbytes for buffer in planned.layout.lifetimes)
+    assert planned.arena_bytes < 0.8 * apart
+    for layout in (planned.layout, planned.evaluation):
+        assert live_peak(layout.lifetimes) <= layout.nbytes <= 1.1 * live_peak(layout.lifetimes)
+    step, evaluation = planned.step.workspace, planned.predictor.workspace
+    assert isinstance(step, Arena)
+    assert isinstance(evaluation, Arena)
+    assert step.memory is evaluation.memory
+
+
+def test_a_step_allocates_nothing_that_grows() -> None:
+    for tokens, embed_dim, batch in ((20, 32, 8), (80, 256, 32)):
+        config = config_of(tokens=tokens, embed_dim=embed_dim, blocks=3, rank=8)
+        problem = problem_of(config, batch, np.float32)
+
+        def read(rows: Any, z: Any, norms: Any, scratch: Any) -> None:
+            z.fill(1.0)
+            norms.fill(1.0)
+
+        problem.read = read  # type: ignore[method-assign]
+        parameters = random_parameters(config, np.float32)
+        gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
+        step = step_of(parameters, gradients, problem, batch=batch, tile=4)
+        rows, labels = np.arange(batch), problem.labels
+        step.run(rows, labels)
+        tracemalloc.start()
+        step.run(rows, labels)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 64 << 10

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.program import Workspace
+from edge_runtime.program import Program, Workspace
 
 Array = np.ndarray[Any, Any]
 Parameters = Mapping[str, Array]
@@ -40,23 +40,33 @@ class FusedWeights:
         self.bias = workspace.array("weights.bias", (depth, 3 * r))
         self.row_mean = workspace.array("weights.row_mean", (4 * r * depth, 1))
 
+        self._program = Program()
+        self.emit_refresh(self._program)
+
     def refresh(self) -> None:
         """Recomputes everything from the parameters."""
+        self._program.run()
+
+    def emit_refresh(self, program: Program) -> None:
+        """Appends what `refresh` does."""
         config, parameters = self.config, self.parameters
         if not config.blocks:
             return
         d, r, depth = config.embed_dim, config.rank, config.blocks
         qkv, gamma = parameters["blocks.qkv"], parameters["blocks.norm_weight"]
         blocks = self.fused.reshape(depth, 4 * r, d)
-        np.multiply(qkv, gamma[:, None, :], blocks[:, : 3 * r])
-        blocks[:, :r] *= self.query_scale
-        blocks[:, 3 * r :] = parameters["blocks.out"]
-        centre_rows(self.fused, self.row_mean)
-        np.copyto(self.u.reshape(depth, r, d), blocks[:, 3 * r :])
-        np.multiply(self.fused[: config.product_rows], 1.0 / config.input_rms, self.right)
-        np.matmul(self.u, self.fused.T, self.cross)
-        np.matmul(qkv, parameters["blocks.norm_bias"][:, :, None], self.bias[:, :, None])
-        self.bias[:, :r] *= self.query_scale
+        q, u = blocks[:, :r], blocks[:, 3 * r :]
+        program.emit(np.multiply, qkv, gamma[:, None, :], blocks[:, : 3 * r])
+        program.emit(np.multiply, q, self.query_scale, q)
+        program.emit(np.copyto, u, parameters["blocks.out"])
+        program.emit(centre_rows, self.fused, self.row_mean)
+        program.emit(np.copyto, self.u.reshape(depth, r, d), u)
+        product_rows = self.fused[: config.product_rows]
+        program.emit(np.multiply, product_rows, 1.0 / config.input_rms, self.right)
+        program.emit(np.matmul, self.u, self.fused.T, self.cross)
+        beta = parameters["blocks.norm_bias"]
+        program.emit(np.matmul, qkv, beta[:, :, None], self.bias[:, :, None])
+        program.emit(np.multiply, self.bias[:, :r], self.query_scale, self.bias[:, :r])
 
 
 def centre_rows(rows: Array, mean: Array) -> None:

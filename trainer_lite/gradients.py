@@ -42,8 +42,8 @@ class BatchSums:
         self.head: tuple[Array, ...] = (*head, self.dnorm_weight, self.dnorm_bias)
 
     def emit_clear(self, program: Program) -> None:
-        """Zeroes what tiles add to; what they set row by row needs no clearing."""
-        for total in (self.dright, self.mixed, self.dbias, self.dnorm_weight, self.dnorm_bias):
+        """Zeroes everything: what tiles add to, and the rows that a smaller batch leaves out."""
+        for total in (self.dright, self.mixed, self.dbias, *self.head):
             program.emit(ops.fill, total, 0.0)
 
 
@@ -59,7 +59,6 @@ class GradientAssembly:
     ):
         config = weights.config
         self.weights, self.sums, self.gradients = weights, sums, gradients
-        self.images = 0
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dfused = workspace.array("dfused", (4 * r * depth, d))
         self.du = workspace.array("du", (depth * r, d))
@@ -69,57 +68,53 @@ class GradientAssembly:
         self.to_fused, self.to_u = reach(config, weights.fused.dtype)
 
     def emit(self, program: Program) -> None:
-        """Appends the assembly, for a batch of `images` images: set that before each run."""
-        sums = self.sums
-        program.emit(self._head, uses=sums.head)
+        """Appends the whole assembly."""
+        sums, gradients = self.sums, self.gradients
+        program.emit(np.matmul, sums.dlogits.T, sums.head_input, gradients["head.weight"])
+        program.emit(ops.sum_channels, sums.dlogits, gradients["head.bias"])
+        program.emit(np.copyto, gradients["head.norm_weight"], sums.dnorm_weight)
+        program.emit(np.copyto, gradients["head.norm_bias"], sums.dnorm_bias)
         if self.weights.config.blocks:
-            work = (self.dfused, self.du, self.row_mean, self.product, self.masked)
-            program.emit(self._fused, uses=(*work, *sums.head, sums.dright, sums.mixed))
-            program.emit(self._blocks, uses=(self.dfused, sums.dbias))
+            self._emit_fused(program)
+            for index in range(self.weights.config.blocks):
+                self._emit_block(program, index)
 
-    def _head(self) -> None:
-        sums, gradients, images = self.sums, self.gradients, self.images
-        dlogits = sums.dlogits[:images]
-        np.matmul(dlogits.T, sums.head_input[:images], gradients["head.weight"])
-        ops.sum_channels(dlogits, gradients["head.bias"])
-        np.copyto(gradients["head.norm_weight"], sums.dnorm_weight)
-        np.copyto(gradients["head.norm_bias"], sums.dnorm_bias)
-
-    def _fused(self) -> None:
+    def _emit_fused(self, program: Program) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""
-        images = self.images
         config, weights, sums = self.weights.config, self.weights, self.sums
         r, depth, c = config.rank, config.blocks, config.product_rows
-        np.multiply(sums.dright, 1.0 / config.input_rms, self.dfused[:c])
-        self.dfused[c:] = 0.0
-        np.multiply(sums.mixed, self.to_fused, self.masked)
-        np.matmul(self.masked, weights.u, self.product)
-        self.dfused[:c] += self.product
-        np.multiply(sums.mixed, self.to_u, self.masked)
-        np.matmul(self.masked.T, weights.fused[:c], self.du)
-        by_block = self.dfused.reshape(depth, 4 * r, -1)[:, 3 * r :]
-        by_block += self.du.reshape(depth, r, -1)
-        np.matmul(sums.pooled_h[:, :images], sums.g[:images], self.du)
-        by_block += self.du.reshape(depth, r, -1)
-        centre_rows(self.dfused, self.row_mean)
+        upper = self.dfused[:c]
+        u_rows = self.dfused.reshape(depth, 4 * r, -1)[:, 3 * r :]
+        du = self.du.reshape(depth, r, -1)
+        program.emit(np.multiply, sums.dright, 1.0 / config.input_rms, upper)
+        program.emit(ops.fill, self.dfused[c:], 0.0)
+        program.emit(np.multiply, sums.mixed, self.to_fused, self.masked)
+        program.emit(np.matmul, self.masked, weights.u, self.product)
+        program.emit(np.add, upper, self.product, upper)
+        program.emit(np.multiply, sums.mixed, self.to_u, self.masked)
+        program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
+        program.emit(np.add, u_rows, du, u_rows)
+        program.emit(np.matmul, sums.pooled_h, sums.g, self.du)
+        program.emit(np.add, u_rows, du, u_rows)
+        program.emit(centre_rows, self.dfused, self.row_mean)
 
-    def _blocks(self) -> None:
+    def _emit_block(self, program: Program, index: int) -> None:
         """dU, and from d(gamma W) and d(beta W): dW, dgamma, dbeta."""
         config, parameters = self.weights.config, self.weights.parameters
         r, gradients, scale = config.rank, self.gradients, self.weights.query_scale
-        for index in range(config.blocks):
-            rows = self.dfused[4 * r * index : 4 * r * (index + 1)]
-            dw, qkv = gradients["blocks.qkv"][index], parameters["blocks.qkv"][index]
-            dbias = self.sums.dbias[index]
-            np.copyto(gradients["blocks.out"][index], rows[3 * r :])
-            rows[:r] *= scale
-            dbias[:r] *= scale
-            np.multiply(qkv, rows[: 3 * r], dw)
-            ops.sum_channels(dw, gradients["blocks.norm_weight"][index])
-            np.matmul(dbias, qkv, gradients["blocks.norm_bias"][index])
-            np.multiply(rows[: 3 * r], parameters["blocks.norm_weight"][index], dw)
-            np.multiply(dbias[:, None], parameters["blocks.norm_bias"][index], rows[: 3 * r])
-            dw += rows[: 3 * r]
+        rows = self.dfused[4 * r * index : 4 * r * (index + 1)]
+        dqkv, dout = rows[: 3 * r], rows[3 * r :]
+        dw, qkv = gradients["blocks.qkv"][index], parameters["blocks.qkv"][index]
+        dbias = self.sums.dbias[index]
+        program.emit(np.copyto, gradients["blocks.out"][index], dout)
+        program.emit(np.multiply, rows[:r], scale, rows[:r])
+        program.emit(np.multiply, dbias[:r], scale, dbias[:r])
+        program.emit(np.multiply, qkv, dqkv, dw)
+        program.emit(ops.sum_channels, dw, gradients["blocks.norm_weight"][index])
+        program.emit(np.matmul, dbias, qkv, gradients["blocks.norm_bias"][index])
+        program.emit(np.multiply, dqkv, parameters["blocks.norm_weight"][index], dw)
+        program.emit(np.multiply, dbias[:, None], parameters["blocks.norm_bias"][index], dqkv)
+        program.emit(np.add, dw, dqkv, dw)
 
 
 def reach(config: AdaptorConfig, dtype: Any) -> tuple[Array, Array]:

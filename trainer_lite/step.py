@@ -46,13 +46,12 @@ class TrainingStep:
         self.weights, self.source, self.workspace = weights, source, workspace
         self.tile_images, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
         self.sums = BatchSums(weights.config, workspace, batch)
-        self.assembly = GradientAssembly(weights, self.sums, gradients, workspace)
         self.before, self.after = Program(), Program()
-        self.before.emit(weights.refresh)
+        weights.emit_refresh(self.before)
         self.sums.emit_clear(self.before)
         self._tiles: dict[int, Tile] = {}
         self.tile = self._tile_of(self.tile_images).program  # the largest first: it sets the sizes
-        self.assembly.emit(self.after)
+        GradientAssembly(weights, self.sums, gradients, workspace).emit(self.after)
 
     @property
     def config(self) -> AdaptorConfig:
@@ -74,7 +73,6 @@ class TrainingStep:
             tile.program.run()
             loss += tile.loss
             correct += tile.correct
-        self.assembly.images = batch
         self.after.run()
         return loss, correct
 

@@ -52,7 +52,6 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
         run(tile.program)
         loss += tile.loss
         correct += tile.correct
-    step.assembly.images = batch
     run(step.after)
     return loss, correct
 

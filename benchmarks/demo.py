@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +20,15 @@ from typing import Any
 
 import click
 
+from edge_runtime.atomic import remove
+
 HERE = Path(__file__).parent
 DEMO_BACKBONE = HERE / "demo_backbone"
 IMAGE_SIZE = 32  # pixels; the digits are 8 x 8
+MADE = ("images", "backbone", "features", "features.partial")
+MADE += tuple(
+    f"{kind}{part}.safetensors" for kind in ("probe", "adaptor") for part in ("", ".best")
+)
 SPLITS = {"train": 800, "val": 200, "test": 797}
 
 
@@ -33,6 +38,7 @@ SPLITS = {"train": 800, "val": 200, "test": 797}
 @click.option("--epochs", default=40, show_default=True)
 @click.option("--rank", default=8, show_default=True)
 @click.option("--blocks", default=4, show_default=True)
+@click.option("--budget", default="48MiB", show_default=True, help="Memory budget of training.")
 @click.option(
     "--work", default=Path("demo-out"), show_default=True, type=click.Path(path_type=Path)
 )
@@ -42,6 +48,7 @@ def main(
     epochs: int,
     rank: int,
     blocks: int,
+    budget: str,
     work: Path,
 ) -> None:
     """Export, extract, train, evaluate and predict; ends with a table."""
@@ -49,7 +56,8 @@ def main(
     if backbone is None:
         checkpoint = Path(os.path.relpath(DEMO_BACKBONE))
         backbone = json.loads((checkpoint / "config.json").read_text())["architecture"]
-    shutil.rmtree(work, ignore_errors=True)
+    for name in MADE:
+        remove(work / name)
     images, model, features = work / "images", work / "backbone", work / "features"
     write_digits(images)
 
@@ -58,7 +66,7 @@ def main(
     extracted = edgetune_json(
         "extract", str(images), "--backbone", str(model), "--out", str(features)
     )
-    common = ["train", str(features), "--epochs", str(epochs)]
+    common = ["train", str(features), "--epochs", str(epochs), "--memory-budget", budget]
     probe = edgetune_json(*common, "--kind", "linear", "--out", str(work / "probe.safetensors"))
     adaptor = work / "adaptor.safetensors"
     shape = ["--rank", str(rank), "--blocks", str(blocks)]
@@ -116,6 +124,7 @@ def print_table(
         ("trainable parameters", "parameters", "{:d}", 1),
         ("training, s", "seconds", "{:.1f}", 1),
         ("peak RSS, MiB", "peak_rss_bytes", "{:.1f}", 2**20),
+        ("memory budget, MiB", "memory_budget_bytes", "{:.1f}", 2**20),
     ]
     for name, key, form, unit in rows:
         cells = [form.format(run[key] / unit if unit > 1 else run[key]) for run in (probe, trained)]

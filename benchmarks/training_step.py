@@ -67,7 +67,7 @@ def measure(
     from edge_runtime.program import Workspace
     from edge_runtime.weights import FusedWeights
     from tests.torch_reference import adaptor_logits, to_torch
-    from trainer_lite.build import build_step
+    from trainer_lite.build import StepShape, build_step, plan_step
     from trainer_lite.optim import AdamW
     from trainer_lite.parameters import ParameterSet
 
@@ -88,8 +88,9 @@ def measure(
     images = tile or default_tile(tokens)
     source = StoredHalf(stored, labels)
     weights = FusedWeights(config, parameters.values, Workspace())
-    planned = build_step(weights, parameters.gradients, source, batch=batch, tile=images)
-    step = planned.step
+    step_shape = StepShape(batch=batch, tile=images)
+    plan = plan_step(weights, parameters.gradients, source, step_shape)
+    step, _ = build_step(weights, parameters.gradients, source, step_shape, plan)
     optimiser = AdamW(
         parameters.flat,
         parameters.flat_gradient,
@@ -141,6 +142,8 @@ def measure(
     return {
         "shape": f"batch {batch}, {tokens} x {dim}, {blocks} blocks, rank {rank}, {heads} heads",
         "tile_images": images,
+        "macs_per_step": plan.macs,
+        "arena_bytes": plan.arena_bytes,
         "threads": threads,
         "largest_relative_gradient_difference": f"{worst:.1e}",
         "numpy_step_seconds": round(statistics.median(ours), 5),

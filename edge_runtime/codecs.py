@@ -6,6 +6,7 @@ so that shards come out the same however they are batched.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,13 @@ class Codec:
         """Stored bytes of one image: its feature map and its scales."""
         scales = {0: 0, 1: 1, 2: tokens}[self.scale_axes]
         return tokens * embed_dim * self.dtype.itemsize + 4 * scales
+
+
+def scratch_layout(codec: Codec, images: int, tokens: int, embed_dim: int) -> tuple[int, int]:
+    """(offset of the scales, bytes in all) of work space that holds stored images and scales."""
+    start = images * tokens * embed_dim * codec.dtype.itemsize
+    start += -start % 8
+    return start, start + 4 * math.prod(codec.scale_shape(images, tokens) or (0,))
 
 
 CODECS = {

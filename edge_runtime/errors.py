@@ -6,6 +6,7 @@
     ├── FormatError           a file that is not what it should be
     ├── MismatchError         files that are sound but do not belong together
     ├── OutputExistsError     the output is there already and `--force` was not given
+    ├── BudgetError           a memory budget that cannot be, or was not, kept
     ├── MissingExtraError     an optional package is not installed
     └── ExportError           a backbone that cannot be summed, loaded or verified
 
@@ -40,6 +41,10 @@ class MismatchError(EdgeError):
 
 class OutputExistsError(EdgeError):
     """The output is there already."""
+
+
+class BudgetError(EdgeError):
+    """A memory budget that cannot be, or was not, kept."""
 
 
 class MissingExtraError(EdgeError):

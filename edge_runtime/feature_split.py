@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from edge_runtime import formats, tensorfile
-from edge_runtime.codecs import Codec, decode
+from edge_runtime.codecs import Codec, decode, scratch_layout
 from edge_runtime.errors import DataError, FormatError
 
 if TYPE_CHECKING:
@@ -101,21 +101,16 @@ class FeatureSplit:
         return paths
 
     def scratch_bytes(self, images: int) -> int:
-        stored, scale = self._stored_shapes(images)
-        return padded(self.folder.codec.dtype.itemsize * math.prod(stored)) + (
-            0 if scale is None else 4 * math.prod(scale)
-        )
+        return scratch_layout(self.folder.codec, images, self.tokens, self.embed_dim)[1]
 
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
-        codec = self.folder.codec
-        stored_shape, scale_shape = self._stored_shapes(len(rows))
-        nbytes = codec.dtype.itemsize * math.prod(stored_shape)
-        stored = scratch[:nbytes].view(codec.dtype).reshape(stored_shape)
-        scale = None
+        codec, count = self.folder.codec, len(rows)
+        start, end = scratch_layout(codec, count, self.tokens, self.embed_dim)
+        shape = (count, self.tokens, self.embed_dim)
+        stored = scratch[: math.prod(shape) * codec.dtype.itemsize].view(codec.dtype).reshape(shape)
+        scale_shape, scale = codec.scale_shape(count, self.tokens), None
         if scale_shape is not None:
-            start = padded(nbytes)
-            part = scratch[start : start + 4 * math.prod(scale_shape)]
-            scale = part.view(np.float32).reshape(scale_shape)
+            scale = scratch[start:end].view(np.float32).reshape(scale_shape)
         for position, row in enumerate(rows):
             index = int(np.searchsorted(self._starts, row, side="right")) - 1
             local = int(row) - int(self._starts[index])
@@ -125,11 +120,6 @@ class FeatureSplit:
                 self._read_row(index, "scale", local, scale[one])
             self._read_row(index, "norms", local, norms[one])
         decode(codec, stored, scale, z)
-
-    def _stored_shapes(self, images: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """Shapes of `features` and of `scale` for so many images."""
-        stored = (images, self.tokens, self.embed_dim)
-        return stored, self.folder.codec.scale_shape(images, self.tokens)
 
     def close(self) -> None:
         """Closes all shard files; they open again when they are read again."""
@@ -214,11 +204,6 @@ class FeatureSplit:
             if not np.isfinite(row).all():
                 return False
         return True
-
-
-def padded(nbytes: int) -> int:
-    """The next multiple of 8."""
-    return nbytes + -nbytes % 8
 
 
 def close_all(opened: dict[int, tuple[BinaryIO, tensorfile.Header]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,30 +46,37 @@ class Predictor:
             MismatchError: features of another shape than the adaptor's.
             DataError: a logit is not finite.
         """
-        config = self.weights.config
-        check_shape(config, source)
-        rows, scratch = len(source.labels), self._scratch
-        if source.scratch_bytes(self.tile_images) > scratch.size:
-            scratch = np.empty(source.scratch_bytes(self.tile_images), np.uint8)
-        out = np.empty((rows, config.classes), self.workspace.dtype)
-        for start in range(0, rows, self.tile_images):
-            part = np.arange(start, min(start + self.tile_images, rows))
-            tile = self._tile_of(len(part))
-            tile.source, tile.rows, tile.scratch = source, part, scratch
-            with np.errstate(all="ignore"):  # what overflows is refused below
-                tile.program.run()
-            out[start : start + len(part)] = tile.forward.logits
-        if not np.isfinite(out).all():
-            raise DataError(
-                "the adaptor's logits are not finite: its weights or these features are beyond "
-                "float32; train again with a lower --lr, or extract the features again"
-            )
+        out = np.empty((len(source.labels), self.weights.config.classes), self.workspace.dtype)
+        for part, logits in self._run(source):
+            out[part] = logits
         return out
 
     def evaluate(self, source: FeatureSource) -> Evaluation:
         """Confusion of the most probable class against the labels."""
-        predicted = self.logits(source).argmax(axis=1)
+        predicted = np.empty(len(source.labels), np.int32)
+        for part, logits in self._run(source):
+            predicted[part] = logits.argmax(axis=1)
         return evaluation_of(source.labels, predicted, self.weights.config.classes)
+
+    def _run(self, source: FeatureSource) -> Iterator[tuple[slice, Array]]:
+        """(rows, their logits) tile by tile; the logits are overwritten by the next tile."""
+        check_shape(self.weights.config, source)
+        rows, scratch = len(source.labels), self._scratch
+        if source.scratch_bytes(self.tile_images) > scratch.size:
+            scratch = np.empty(source.scratch_bytes(self.tile_images), np.uint8)
+        for start in range(0, rows, self.tile_images):
+            part = slice(start, min(start + self.tile_images, rows))
+            tile = self._tile_of(part.stop - start)
+            tile.source, tile.rows = source, np.arange(start, part.stop)
+            tile.scratch = scratch
+            with np.errstate(all="ignore"):  # what overflows is refused below
+                tile.program.run()
+            if not np.isfinite(tile.forward.logits).all():
+                raise DataError(
+                    "the adaptor's logits are not finite: its weights or these features are beyond "
+                    "float32; train again with a lower --lr, or extract the features again"
+                )
+            yield part, tile.forward.logits
 
     def _tile_of(self, images: int) -> InferenceTile:
         if images not in self._tiles:

@@ -7,12 +7,13 @@ the buffers decides where they lie.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
+from edge_runtime.allocate import zeros
 
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +29,7 @@ class Workspace:
         """The buffer `name` seen as `shape`; the first call sets how large it is."""
         size = math.prod(shape)
         if name not in self._buffers:
-            self._buffers[name] = np.empty(size, self.dtype if dtype is None else dtype)
+            self._buffers[name] = zeros((size,), self.dtype if dtype is None else dtype)
         buffer = self._buffers[name]
         if size > buffer.size:
             raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
@@ -68,12 +69,12 @@ class Program:
         for function, arguments in self._operations:
             function(*arguments)
 
+    @property
+    def operations(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """(function, arguments) of each operation, in order."""
+        return self._operations
+
     def touched(self) -> Iterator[list[Array]]:
         """The arrays that each operation touches, in the order in which they run."""
         for (_, arguments), uses in zip(self._operations, self._uses):
             yield [a for a in (*arguments, *uses) if isinstance(a, np.ndarray)]
-
-    def steps(self) -> Iterator[Callable[[], Any]]:
-        """The operations one by one, for those who look in between."""
-        for function, arguments in self._operations:
-            yield functools.partial(function, *arguments)

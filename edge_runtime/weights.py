@@ -52,15 +52,17 @@ class FusedWeights:
         config, parameters = self.config, self.parameters
         if not config.blocks:
             return
-        d, r, depth = config.embed_dim, config.rank, config.blocks
-        qkv, gamma = parameters["blocks.qkv"], parameters["blocks.norm_weight"]
-        blocks = self.fused.reshape(depth, 4 * r, d)
-        q, u = blocks[:, :r], blocks[:, 3 * r :]
-        program.emit(np.multiply, qkv, gamma[:, None, :], blocks[:, : 3 * r])
-        program.emit(np.multiply, q, self.query_scale, q)
-        program.emit(np.copyto, u, parameters["blocks.out"])
+        r, qkv = config.rank, parameters["blocks.qkv"]
+        for index in range(config.blocks):
+            rows = self.fused[4 * r * index : 4 * r * (index + 1)]
+            gamma = parameters["blocks.norm_weight"][index]
+            program.emit(np.multiply, qkv[index], gamma, rows[: 3 * r])
+            program.emit(np.multiply, rows[:r], self.query_scale, rows[:r])
+            program.emit(np.copyto, rows[3 * r :], parameters["blocks.out"][index])
         program.emit(centre_rows, self.fused, self.row_mean)
-        program.emit(np.copyto, self.u.reshape(depth, r, d), u)
+        for index in range(config.blocks):
+            u = self.fused[4 * r * index + 3 * r : 4 * r * (index + 1)]
+            program.emit(np.copyto, self.u[r * index : r * (index + 1)], u)
         product_rows = self.fused[: config.product_rows]
         program.emit(np.multiply, product_rows, 1.0 / config.input_rms, self.right)
         program.emit(np.matmul, self.u, self.fused.T, self.cross)

@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
-from trainer_lite.build import build_step
+from trainer_lite.build import StepShape, build_step, plan_step
 from trainer_lite.step import TrainingStep
 
 Array = np.ndarray[Any, Any]
@@ -85,7 +85,9 @@ def step_of(
     dtype = parameters["head.weight"].dtype
     weights = FusedWeights(problem.config, parameters, Workspace(dtype))
     if planned:
-        return build_step(weights, gradients, problem, **options).step
+        shape = StepShape(**options)
+        plan = plan_step(weights, gradients, problem, shape)
+        return build_step(weights, gradients, problem, shape, plan)[0]
     return TrainingStep(weights, gradients, problem, Workspace(dtype), **options)
 
 

@@ -66,11 +66,12 @@ def test_commands_and_code_in_order(workplace: Path) -> None:
         if line.startswith("$ edgetune ")
     ]
     names = [command[0] for command in commands]
-    assert names == ["export", "extract", "train", "evaluate", "inspect", "predict"]
+    assert names == ["export", "extract", "plan", "train", "evaluate", "inspect", "predict"]
     printed = {}
     for command in commands:
         extra = ["--random-weights"] if command[0] == "export" else []  # tests have no network
         printed[command[0]] = run(["-m", "edge_runtime.cli", *command, *extra], workplace)
+    assert "predicted peak RSS" in printed["plan"]
     assert "best epoch" in printed["train"]
     assert re.search(r"accuracy on test \(16 images\): (1.0|0.9)", printed["evaluate"])
     assert printed["predict"].startswith("cat.jpg: cat")

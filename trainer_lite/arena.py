@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.program import Array, Workspace
-from trainer_lite.lifetimes import address
-from trainer_lite.plan import ALIGNMENT, Layout
+from trainer_lite.plan import Layout
 
 
 class Arena(Workspace):
@@ -29,10 +28,3 @@ class Arena(Workspace):
         if size > buffer.size:
             raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
         return buffer[:size].reshape(shape)
-
-
-def allocate(nbytes: int) -> Array:
-    """Bytes that start on an ALIGNMENT boundary; pages are taken as they are first written."""
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -address(memory) % ALIGNMENT
-    return memory[start : start + nbytes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 def epoch_batches(rows: int, batch: int, seed: int, epoch: int) -> Iterator[Array]:
     """Row indices of each batch of one epoch; the last batch may be smaller."""
-    order = list(range(rows))
+    order = array("l", range(rows))  # a list would hold an object a row
     random.Random(f"order {seed} {epoch}").shuffle(order)
     for start in range(0, rows, batch):
         yield np.array(order[start : start + batch])

@@ -8,67 +8,114 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from edge_runtime.allocate import allocate
+from edge_runtime.flops import program_macs
 from edge_runtime.predictor import Predictor
 from edge_runtime.program import Array, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
-from trainer_lite.arena import Arena, allocate
+from trainer_lite.arena import Arena
 from trainer_lite.lifetimes import lifetimes_of
 from trainer_lite.plan import Layout, plan_layout
 from trainer_lite.step import TrainingStep
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A step and a predictor that share one arena: they never run at the same time."""
+class StepShape:
+    """What a step's buffers and operations follow from, beside the weights and the source.
 
-    step: TrainingStep
-    predictor: Predictor
+    Args:
+        batch: images of the largest batch. tile: images a pass, at most the batch.
+        evaluation_scratch: bytes that reading a tile of any source to be evaluated takes.
+    """
+
+    batch: int
+    tile: int
+    smoothing: float = 0.0
+    drop_path: float = 0.0
+    evaluation_scratch: int = 0
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Layouts of a step and of its evaluation, which share one arena; what a batch multiplies.
+
+    Operations are counted for what a batch does once, for a tile, and for a tile of evaluation.
+    """
+
     layout: Layout
     evaluation: Layout
+    macs: int
+    once_operations: int
+    tile_operations: int
+    evaluation_operations: int
 
     @property
     def arena_bytes(self) -> int:
         return max(self.layout.nbytes, self.evaluation.nbytes)
 
 
+def plan_step(
+    weights: FusedWeights,
+    gradients: Mapping[str, Array],
+    source: FeatureSource,
+    shape: StepShape,
+) -> StepPlan:
+    """Plans both; touches no memory of the buffers."""
+    trial = Workspace(weights.fused.dtype)
+    step = step_in(trial, weights, gradients, source, shape)
+    layout = plan_layout(lifetimes_of(trial, [step.before, step.tile, step.after], loop=1))
+    trial = Workspace(weights.fused.dtype)
+    predictor = predictor_in(trial, weights, shape)
+    evaluation = plan_layout(lifetimes_of(trial, [predictor.tile], loop=0))
+    tiles = shape.batch / shape.tile
+    macs = program_macs(step.before) + program_macs(step.after)
+    macs += round(tiles * program_macs(step.tile))
+    return StepPlan(
+        layout,
+        evaluation,
+        macs,
+        once_operations=len(step.before.operations) + len(step.after.operations),
+        tile_operations=len(step.tile.operations),
+        evaluation_operations=len(predictor.tile.operations),
+    )
+
+
 def build_step(
     weights: FusedWeights,
     gradients: Mapping[str, Array],
     source: FeatureSource,
-    *,
-    batch: int,
-    tile: int,
-    scratch_bytes: int = 0,
-    **options: Any,
-) -> Planned:
-    """Plans and builds a step of TrainingStep's arguments, and a predictor of the same tile.
-
-    Args:
-        scratch_bytes: what reading a tile of any source to be evaluated takes.
-    """
-    tile = min(tile, batch)
-
-    def step_in(workspace: Workspace) -> TrainingStep:
-        return TrainingStep(
-            weights, gradients, source, workspace, batch=batch, tile=tile, **options
-        )
-
-    def predictor_in(workspace: Workspace) -> Predictor:
-        return Predictor(weights, workspace, tile, scratch_bytes)
-
+    shape: StepShape,
+    plan: StepPlan,
+) -> tuple[TrainingStep, Predictor]:
+    """Builds both in one arena: they never run at the same time."""
     dtype = weights.fused.dtype
-    trial = Workspace(dtype)
-    step = step_in(trial)
-    layout = plan_layout(lifetimes_of(trial, [step.before, step.tile, step.after], loop=1))
-    trial = Workspace(dtype)
-    evaluation = plan_layout(lifetimes_of(trial, [predictor_in(trial).tile], loop=0))
-    memory = allocate(max(layout.nbytes, evaluation.nbytes))
-    return Planned(
-        step_in(Arena(layout, memory, dtype)),
-        predictor_in(Arena(evaluation, memory, dtype)),
-        layout,
-        evaluation,
+    memory = allocate(plan.arena_bytes)
+    step = step_in(Arena(plan.layout, memory, dtype), weights, gradients, source, shape)
+    return step, predictor_in(Arena(plan.evaluation, memory, dtype), weights, shape)
+
+
+def step_in(
+    workspace: Workspace,
+    weights: FusedWeights,
+    gradients: Mapping[str, Array],
+    source: FeatureSource,
+    shape: StepShape,
+) -> TrainingStep:
+    """A step whose buffers come from `workspace`."""
+    return TrainingStep(
+        weights,
+        gradients,
+        source,
+        workspace,
+        batch=shape.batch,
+        tile=shape.tile,
+        smoothing=shape.smoothing,
+        drop_path=shape.drop_path,
     )
+
+
+def predictor_in(workspace: Workspace, weights: FusedWeights, shape: StepShape) -> Predictor:
+    """A predictor of the same tile whose buffers come from `workspace`."""
+    return Predictor(weights, workspace, shape.tile, shape.evaluation_scratch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, progress, say
+from trainer_lite.options import set_blas_threads, training_options
 
 if TYPE_CHECKING:
     from trainer_lite.trainer import EpochReport, StepReport, TrainResult
@@ -19,45 +19,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("features", type=PATH)
 @click.option("--out", required=True, type=PATH, help="The adaptor file to write.")
-@click.option("--rank", default=8, show_default=True, help="Rank of each block's attention.")
-@click.option("--blocks", default=4, show_default=True, help="Low-rank attention blocks.")
-@click.option("--heads", default=1, show_default=True, help="Heads; rank must divide by it.")
-@click.option(
-    "--pool",
-    type=click.Choice(["mean", "cls"]),
-    default="mean",
-    show_default=True,
-    help="What the head sees: the mean of the patch tokens, or the class token.",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["attention", "linear"]),
-    default="attention",
-    show_default=True,
-    help="The adaptor, or a linear probe on the same features.",
-)
-@click.option("--epochs", default=100, show_default=True, help="Passes over the training images.")
-@click.option("--batch-size", default=32, show_default=True, help="Images a step of the optimiser.")
-@click.option("--lr", type=float, help="Peak learning rate. [default: 3e-3; linear: 1e-2]")
-@click.option("--weight-decay", default=0.05, show_default=True, help="On matrices only.")
-@click.option("--warmup", default=0.1, show_default=True, help="Fraction of steps that warm up.")
-@click.option(
-    "--fit-on",
-    type=click.Choice(["train", "train+val"]),
-    default="train",
-    show_default=True,
-    help="train+val leaves nothing to validate on.",
-)
-@click.option("--label-smoothing", default=0.0, show_default=True, help="0 to below 1; 0 is none.")
-@click.option("--drop-path", default=0.0, show_default=True, help="Chance to drop a block.")
-@click.option("--seed", default=0, show_default=True, help="Of start values, order and drop-path.")
-@click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="BLAS threads."
-)
+@training_options
 @force_option
 @json_option
 def train(
-    features: Path, out: Path, threads: int, force: bool, as_json: bool, **options: Any
+    features: Path,
+    out: Path,
+    threads: int,
+    memory_budget: int | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Train an adaptor on FEATURES, a folder that `edgetune extract` wrote.
 
@@ -71,9 +43,10 @@ def train(
     """
     set_blas_threads(threads)
     from edge_runtime.atomic import refuse_unwritable
+    from edge_runtime.errors import BudgetError
     from edge_runtime.features import FeatureFolder
     from trainer_lite.config import TrainConfig
-    from trainer_lite.trainer import Trainer
+    from trainer_lite.trainer import BudgetPassedError, Trainer
 
     refuse_unwritable(out, force=force)
     best_out = out.with_name(f"{out.stem}.best{out.suffix}")
@@ -81,20 +54,25 @@ def train(
     folder = FeatureFolder.open(features)
     if "val" in folder.split_names and config.fit_on == "train":
         refuse_unwritable(best_out, force=force)
-    trainer = Trainer(config)
+    trainer = Trainer(config, memory_budget=memory_budget)
     images = folder.split("train").rows * config.epochs
     if config.fit_on == "train+val" and "val" in folder.split_names:
         images += folder.split("val").rows * config.epochs
     with progress("training", images) as advance:
         reporter = Reporter(advance, config.epochs)
         trainer.on_step, trainer.on_epoch = reporter.on_step, reporter.on_epoch
-        result = trainer.fit(folder)
+        try:
+            result = trainer.fit(folder)
+        except BudgetPassedError as error:
+            stopped = out.with_name(f"{out.stem}.stopped{out.suffix}")
+            error.adaptor.save(stopped)
+            raise BudgetError(f"{error}; what was learnt so far is in {stopped}") from None
     result.adaptor.save(out)
     if result.best is not None:
         result.best.save(best_out)
     summary = summarise(result)
     if as_json:
-        emit_json({"adaptor": str(out), **summary})
+        emit_json({"adaptor": str(out), "memory_budget_bytes": memory_budget, **summary})
         return
     click.echo(f"{out}: {summary['parameters']} trainable parameters, {result.steps} steps")
     for name in ("test_accuracy", "val_accuracy", "best_val_accuracy"):
@@ -104,7 +82,9 @@ def train(
         click.echo(f"best epoch on val ({summary['best_epoch']}): {best_out}")
     click.echo(
         f"{summary['images_per_second']:.0f} images/s, {result.seconds:.1f} s, "
-        f"peak RSS {result.peak_rss_bytes / 2**20:.1f} MiB"
+        f"peak RSS {result.peak_rss_bytes / 2**20:.1f} MiB "
+        f"(predicted {result.plan.predicted_peak_rss_bytes / 2**20:.1f}"
+        + (f", budget {memory_budget / 2**20:.1f})" if memory_budget else ")")
     )
 
 
@@ -154,11 +134,8 @@ def summarise(result: TrainResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "images_per_second": last.rate,
         "peak_rss_bytes": result.peak_rss_bytes,
+        "predicted_peak_rss_bytes": result.plan.predicted_peak_rss_bytes,
+        "arena_bytes": result.plan.arena_bytes,
+        "tile_images": result.plan.tile_images,
         "history": [dataclasses.asdict(report) for report in result.history],
     }
-
-
-def set_blas_threads(threads: int) -> None:
-    """BLAS reads these when numpy loads, so this comes first."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)

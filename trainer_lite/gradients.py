@@ -65,7 +65,6 @@ class GradientAssembly:
         self.row_mean = workspace.array("dfused_mean", (4 * r * depth, 1))
         self.product = workspace.array("dfused_product", (c, d))
         self.masked = workspace.array("mixed_masked", (c, depth * r))
-        self.to_fused, self.to_u = reach(config, weights.fused.dtype)
 
     def emit(self, program: Program) -> None:
         """Appends the whole assembly."""
@@ -82,21 +81,38 @@ class GradientAssembly:
     def _emit_fused(self, program: Program) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""
         config, weights, sums = self.weights.config, self.weights, self.sums
-        r, depth, c = config.rank, config.blocks, config.product_rows
+        r, c = config.rank, config.product_rows
         upper = self.dfused[:c]
-        u_rows = self.dfused.reshape(depth, 4 * r, -1)[:, 3 * r :]
-        du = self.du.reshape(depth, r, -1)
         program.emit(np.multiply, sums.dright, 1.0 / config.input_rms, upper)
         program.emit(ops.fill, self.dfused[c:], 0.0)
-        program.emit(np.multiply, sums.mixed, self.to_fused, self.masked)
+        program.emit(np.copyto, self.masked, sums.mixed)
+        self._emit_mask(program, 3 * r)
+        program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
+        self._emit_add_du(program)
+        self._emit_mask(program, 4 * r)
         program.emit(np.matmul, self.masked, weights.u, self.product)
         program.emit(np.add, upper, self.product, upper)
-        program.emit(np.multiply, sums.mixed, self.to_u, self.masked)
-        program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
-        program.emit(np.add, u_rows, du, u_rows)
         program.emit(np.matmul, sums.pooled_h, sums.g, self.du)
-        program.emit(np.add, u_rows, du, u_rows)
+        self._emit_add_du(program)
         program.emit(centre_rows, self.dfused, self.row_mean)
+
+    def _emit_add_du(self, program: Program) -> None:
+        """Adds du to the u rows of dfused."""
+        r = self.weights.config.rank
+        for index in range(self.weights.config.blocks):
+            rows = self.dfused[4 * r * index + 3 * r : 4 * r * (index + 1)]
+            program.emit(np.add, rows, self.du[r * index : r * (index + 1)], rows)
+
+    def _emit_mask(self, program: Program, skip: int) -> None:
+        """Zeroes in e H^T what does not count: for H_j the rows before block j, and `skip` more.
+
+        In the gradient of U_j its own u rows count (skip 3r); in that of the fused rows only
+        those of later blocks do (skip 4r).
+        """
+        r = self.weights.config.rank
+        for index in range(self.weights.config.blocks):
+            columns = slice(r * index, r * (index + 1))
+            program.emit(ops.fill, self.masked[: 4 * r * index + skip, columns], 0.0)
 
     def _emit_block(self, program: Program, index: int) -> None:
         """dU, and from d(gamma W) and d(beta W): dW, dgamma, dbeta."""
@@ -115,17 +131,3 @@ class GradientAssembly:
         program.emit(np.multiply, dqkv, parameters["blocks.norm_weight"][index], dw)
         program.emit(np.multiply, dbias[:, None], parameters["blocks.norm_bias"][index], dqkv)
         program.emit(np.add, dw, dqkv, dw)
-
-
-def reach(config: AdaptorConfig, dtype: Any) -> tuple[Array, Array]:
-    """Which entries of e H^T (C, Lr) count, as two masks of 0 and 1.
-
-    Column block j is H_j. In the gradient of fused row i it counts where block j comes before the
-    row's block; in the gradient of U_j, for the rows of later blocks and for j's own u rows.
-    """
-    r = config.rank
-    row = np.arange(config.product_rows)[:, None]
-    column = np.arange(config.blocks * r)[None, :] // max(r, 1)
-    later = row // max(4 * r, 1) > column
-    own_u = row >= 4 * r * column + 3 * r
-    return later.astype(dtype), own_u.astype(dtype)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.allocate import zeros
+
 Array = np.ndarray[Any, Any]
 
 CHUNK = 16384  # entries a pass: the work space stays in the L1 and L2 caches
@@ -31,8 +33,8 @@ class AdamW:
         self.parameters, self.gradient = parameters, gradient
         self.decayed, self.weight_decay = decayed, weight_decay
         self.betas, self.eps = betas, eps
-        self.first = np.zeros_like(parameters)
-        self.second = np.zeros_like(parameters)
+        self.first = zeros(parameters.shape, parameters.dtype)
+        self.second = zeros(parameters.shape, parameters.dtype)
         self.steps = 0
         self._work = np.empty(min(CHUNK, parameters.size), parameters.dtype)
 

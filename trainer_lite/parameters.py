@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.allocate import zeros
 from edge_runtime.config import AdaptorConfig, is_matrix
 
 Array = np.ndarray[Any, Any]
@@ -21,17 +22,11 @@ class ParameterSet:
 
     def __init__(self, config: AdaptorConfig, dtype: Any = np.float32):
         shapes = config.parameter_shapes()
-        self.flat = np.zeros(config.parameter_count(), dtype)
-        self.flat_gradient = np.zeros_like(self.flat)
+        self.flat = zeros((config.parameter_count(),), dtype)
+        self.flat_gradient = zeros(self.flat.shape, dtype)
         self.decayed = sum(math.prod(s) for name, s in shapes.items() if is_matrix(name))
-        self.values: dict[str, Array] = {}
-        self.gradients: dict[str, Array] = {}
-        offset = 0
-        for name, shape in shapes.items():
-            part = slice(offset, offset + math.prod(shape))
-            self.values[name] = self.flat[part].reshape(shape)
-            self.gradients[name] = self.flat_gradient[part].reshape(shape)
-            offset = part.stop
+        self.values = views(config, self.flat)
+        self.gradients = views(config, self.flat_gradient)
 
     def initialise(self, seed: int) -> None:
         """Start values (our choice; the papers leave them open).
@@ -48,4 +43,16 @@ class ParameterSet:
             qkv = self.values["blocks.qkv"].reshape(-1)
             bound = math.sqrt(3.0 / self.values["blocks.qkv"].shape[2])
             draw = random.Random(seed).random
-            qkv[:] = np.fromiter((bound * (2 * draw() - 1) for _ in range(qkv.size)), qkv.dtype)
+            for start in range(0, qkv.size, 1024):
+                part = qkv[start : start + 1024]
+                part[:] = [bound * (2 * draw() - 1) for _ in range(part.size)]
+
+
+def views(config: AdaptorConfig, flat: Array) -> dict[str, Array]:
+    """Every parameter by name, as a view of one flat vector."""
+    found, offset = {}, 0
+    for name, shape in config.parameter_shapes().items():
+        size = math.prod(shape)
+        found[name] = flat[offset : offset + size].reshape(shape)
+        offset += size
+    return found

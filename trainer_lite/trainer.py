@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.adaptor import Adaptor
-from edge_runtime.config import AdaptorConfig
-from edge_runtime.errors import ConfigError, DataError
+from edge_runtime.allocate import zeros
+from edge_runtime.errors import BudgetError, DataError
 from edge_runtime.features import FeatureFolder
-from edge_runtime.forward import default_tile
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
 from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
-from trainer_lite.batches import Joined, drop_path_factors, epoch_batches
+from trainer_lite.batches import drop_path_factors, epoch_batches
+from trainer_lite.budget import MemoryPlan, Planner, check_budget, choose_tile
 from trainer_lite.build import build_step
 from trainer_lite.config import TrainConfig
+from trainer_lite.data import prepare
 from trainer_lite.optim import AdamW
-from trainer_lite.parameters import ParameterSet
+from trainer_lite.parameters import ParameterSet, views
 from trainer_lite.schedule import learning_rate
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +65,7 @@ class TrainResult:
     steps: int
     seconds: float
     peak_rss_bytes: int
+    plan: MemoryPlan
 
     @property
     def best_epoch(self) -> EpochReport | None:
@@ -78,7 +80,8 @@ class Trainer:
 
     Args:
         on_step, on_epoch: called after each, for progress.
-        tile: images a pass; the gradient does not depend on it.
+        memory_budget: bytes that the whole process may take (peak RSS), or None.
+        tile: images a pass, in place of the planner's choice; the gradient does not depend on it.
     """
 
     def __init__(
@@ -87,10 +90,12 @@ class Trainer:
         *,
         on_step: Callable[[StepReport], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
+        memory_budget: int | None = None,
         tile: int | None = None,
     ):
         self.config = config or TrainConfig()
-        self.on_step, self.on_epoch, self.tile = on_step, on_epoch, tile
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.memory_budget, self.tile = memory_budget, tile
 
     def fit(self, features: FeatureFolder) -> TrainResult:
         """Trains on the folder's train split (or train + val), validates on val.
@@ -98,9 +103,19 @@ class Trainer:
         Raises:
             ConfigError: options that do not fit these features.
             DataError, FormatError: features that cannot be used.
+            BudgetError: the memory budget cannot be kept; nothing was done.
+            BudgetPassedError: the run passed it, and was stopped.
         """
         with np.errstate(all="ignore"):  # what overflows ends in a loss that is refused
             return _Run(self, features).run()
+
+
+class BudgetPassedError(BudgetError):
+    """A run stopped because it passed its memory budget; `adaptor` is as far as it had come."""
+
+    def __init__(self, message: str, adaptor: Adaptor):
+        super().__init__(message)
+        self.adaptor = adaptor
 
 
 class _Run:
@@ -108,25 +123,24 @@ class _Run:
 
     def __init__(self, trainer: Trainer, features: FeatureFolder):
         self.trainer, self.features, self.config = trainer, features, trainer.config
-        self.adaptor_config = shape_of(self.config, features)
-        features.check()
-        self.source, self.val = sources(features, self.config.fit_on)
+        data = prepare(self.config, features)
+        self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val
         self.labels = self.source.labels
-        check_data(self.config, self.labels, features)
+        planner = Planner(data.adaptor, self.config, data.source, data.evaluated)
+        if trainer.tile is None:
+            self.plan = choose_tile(planner, trainer.memory_budget)
+        else:
+            self.plan = planner.plan(trainer.tile)
         self.parameters = ParameterSet(self.adaptor_config)
         self.parameters.initialise(self.config.seed)
-        tile = trainer.tile or default_tile(features.tokens)
-        evaluated = [features.split(name) for name in features.split_names if name != "train"]
+        self.best = zeros(self.parameters.flat.shape, self.parameters.flat.dtype)
         self.weights = FusedWeights(self.adaptor_config, self.parameters.values, Workspace())
-        self.planned = build_step(
+        self.step, self.predictor = build_step(
             self.weights,
             self.parameters.gradients,
             self.source,
-            batch=self.config.batch_size,
-            tile=tile,
-            scratch_bytes=max((split.scratch_bytes(tile) for split in evaluated), default=0),
-            smoothing=self.config.label_smoothing,
-            drop_path=self.config.drop_path if self.adaptor_config.blocks else 0.0,
+            planner.shape(self.plan.tile_images),
+            self.plan.step,
         )
         self.optimiser = AdamW(
             self.parameters.flat,
@@ -138,15 +152,22 @@ class _Run:
         self.done = 0
 
     def run(self) -> TrainResult:
+        try:
+            return self._run()
+        except BudgetError as error:
+            raise BudgetPassedError(str(error), self._adaptor(self.parameters.flat)) from None
+
+    def _run(self) -> TrainResult:
         started = time.monotonic()
         history: list[EpochReport] = []
-        best: Array | None = None
-        best_accuracy = -1.0
+        best_accuracy: float | None = None
         for epoch in range(1, self.config.epochs + 1):
             report = self._epoch(epoch)
             history.append(report)
-            if report.val_accuracy is not None and report.val_accuracy > best_accuracy:
-                best_accuracy, best = report.val_accuracy, self.parameters.flat.copy()
+            found = report.val_accuracy
+            if found is not None and (best_accuracy is None or found > best_accuracy):
+                best_accuracy = found
+                np.copyto(self.best, self.parameters.flat)
             if self.trainer.on_epoch:
                 self.trainer.on_epoch(report)
         names = self.features.split_names
@@ -154,7 +175,8 @@ class _Run:
         last = self._adaptor(self.parameters.flat)
         return TrainResult(
             adaptor=last,
-            best=None if best is None else self._adaptor(best),
+            best=None if best_accuracy is None else self._adaptor(self.best),
+            plan=self.plan,
             history=history,
             test=test,
             steps=self.done,
@@ -186,7 +208,7 @@ class _Run:
         if config.drop_path > 0:
             blocks = self.adaptor_config.blocks
             drop = drop_path_factors(config.drop_path, blocks, len(rows), config.seed, self.done)
-        loss, correct = self.planned.step.run(rows, self.labels[rows], drop)
+        loss, correct = self.step.run(rows, self.labels[rows], drop)
         if not math.isfinite(loss):
             raise DataError(
                 f"the loss stopped being finite at step {self.done + 1}; try a lower --lr "
@@ -194,59 +216,21 @@ class _Run:
             )
         self.optimiser.step(learning_rate(self.done, self.steps, config.rate, config.warmup))
         self.done += 1
+        check_budget(self.trainer.memory_budget)
         return loss, correct
 
     def _evaluate(self, source: FeatureSource) -> Evaluation:
         self.weights.refresh()
-        return self.planned.predictor.evaluate(source)
+        return self.predictor.evaluate(source)
 
     def _adaptor(self, flat: Array) -> Adaptor:
-        """An adaptor with a copy of these parameters."""
-        kept = ParameterSet(self.adaptor_config)
-        np.copyto(kept.flat, flat)
+        """An adaptor whose parameters are views of `flat`."""
         features = self.features
         return Adaptor(
             self.adaptor_config,
-            kept.values,
+            views(self.adaptor_config, flat),
             list(features.classes),
             features.backbone,
             {"identity": features.identity, "codec": features.codec.name},
             self.config.to_json(),
-        )
-
-
-def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, FeatureSource | None]:
-    """(what is trained on, what is validated on)."""
-    train = features.split("train")
-    has_val = "val" in features.split_names
-    if fit_on == "train":
-        return train, features.split("val") if has_val else None
-    if not has_val:
-        raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
-    return Joined([train, features.split("val")]), None
-
-
-def shape_of(config: TrainConfig, features: FeatureFolder) -> AdaptorConfig:
-    """The adaptor's configuration on these features; input_rms is the train split's."""
-    return config.adaptor_config(
-        tokens=features.tokens,
-        prefix_tokens=features.prefix_tokens,
-        embed_dim=features.embed_dim,
-        classes=len(features.classes),
-        norm_eps=features.norm_eps,
-        input_rms=features.split("train").rms,
-    )
-
-
-def check_data(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:
-    """Refuses sets too small for the batch, or of one class only."""
-    if config.batch_size > len(labels):
-        raise ConfigError(
-            f"batch size {config.batch_size} is larger than the {len(labels)} images of the set; "
-            f"use --batch-size {len(labels)} or less"
-        )
-    if int(labels.min()) == int(labels.max()):
-        raise DataError(
-            f"all images of {features.path} are of one class ({features.classes[labels[0]]}); "
-            f"at least two classes are needed"
         )

@@ -12,7 +12,7 @@ from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.arena import Arena
-from trainer_lite.build import build_step
+from trainer_lite.build import StepShape, build_step, plan_step
 from trainer_lite.plan import live_peak
 from trainer_lite.step import TrainingStep
 
@@ -32,14 +32,14 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
 
     def run(program: Any) -> None:
         nonlocal position
-        for operation in program.steps():
+        for function, arguments in program.operations:
             live = np.zeros(arena.memory.size, bool)
             for buffer in arena.layout.lifetimes:
                 if buffer.first <= position <= buffer.last:
                     start = arena.layout.offsets[buffer.name]
                     live[start : start + buffer.nbytes] = True
             arena.memory[~live] = 0xFF  # NaN, in either precision
-            operation()
+            function(*arguments)
             position += 1
 
     run(step.before)
@@ -81,12 +81,14 @@ def test_training_and_evaluation_share_one_small_arena() -> None:
     parameters = random_parameters(config, np.float32)
     gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
     weights = FusedWeights(config, parameters, Workspace())
-    planned = build_step(weights, gradients, problem, batch=8, tile=4)
-    apart = sum(buffer.nbytes for buffer in planned.layout.lifetimes)
-    assert planned.arena_bytes < 0.8 * apart
-    for layout in (planned.layout, planned.evaluation):
+    shape = StepShape(batch=8, tile=4)
+    plan = plan_step(weights, gradients, problem, shape)
+    apart = sum(buffer.nbytes for buffer in plan.layout.lifetimes)
+    assert plan.arena_bytes < 0.8 * apart
+    for layout in (plan.layout, plan.evaluation):
         assert live_peak(layout.lifetimes) <= layout.nbytes <= 1.1 * live_peak(layout.lifetimes)
-    step, evaluation = planned.step.workspace, planned.predictor.workspace
+    built, predictor = build_step(weights, gradients, problem, shape, plan)
+    step, evaluation = built.workspace, predictor.workspace
     assert isinstance(step, Arena)
     assert isinstance(evaluation, Arena)
     assert step.memory is evaluation.memory

@@ -129,6 +129,7 @@ def test_splits_that_are_not_there_are_not_reported(
 ) -> None:
     written = write_features(tmp_path / "features", rows=rows)
     content = summary(written.path, tmp_path / "a")
+    assert content.pop("memory_budget_bytes") is None
     assert [name for name, value in content.items() if value is None] == missing
     assert files(tmp_path) == (["a", "a.best"] if "val" in rows else ["a"])
 

@@ -1,0 +1,39 @@
+"""Memory for arrays, mapped for themselves.
+
+malloc keeps what it once handed out, and hands it out again in pieces: how much of it is resident
+depends on what went before. A mapping is resident as far as it was written to, and gone when freed,
+so that what a run takes can be told before it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+LEAST = 1 << 16  # bytes; smaller arrays are malloc's
+
+
+def allocate(nbytes: int) -> Array:
+    """So many zero bytes, page-aligned.
+
+    Pages count as they are first written, and one by one: huge pages would round memory up.
+    """
+    mapped = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+    with contextlib.suppress(AttributeError, OSError):
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(mapped, np.uint8)[:nbytes]
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """As np.zeros; large arrays are mapped."""
+    kind = np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    if nbytes < LEAST:
+        return np.zeros(shape, kind)
+    return allocate(nbytes).view(kind).reshape(shape)

@@ -1,0 +1,148 @@
+"""Memory budgets: told before, kept during, refused in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import BudgetError
+from tests.feature_folders import write_features
+from trainer_lite.budget import MemoryPlan, Planner, choose_tile, sizes
+from trainer_lite.config import TrainConfig
+from trainer_lite.data import prepare_shape
+from trainer_lite.parameters import ParameterSet
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {"tokens": 197, "embed_dim": 192}
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("budget") / "features"
+    rows = {"train": 40, "val": 10, "test": 10}
+    return write_features(folder, rows=rows, shard_rows=20, **SHAPE).path
+
+
+def edgetune(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own, whose peak RSS is its own."""
+    command = [sys.executable, "-m", "edge_runtime.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def trained(features: Path, out: Path, *options: Any) -> dict[str, Any]:
+    result = edgetune("train", features, "--out", out, "--epochs", 2, "--json", *options)
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--rank", 16, "--blocks", 6), ("--kind", "linear"), ("--heads", 4, "--drop-path", 0.1)],
+    ids=str,
+)
+def test_the_peak_is_what_was_predicted(features: Path, tmp_path: Path, options: Any) -> None:
+    found = trained(features, tmp_path / "a.safetensors", *options)
+    ratio = found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"]
+    assert 1.0 <= ratio < 1.05
+
+
+def test_a_smaller_budget_means_smaller_tiles_and_the_same_training(
+    features: Path, tmp_path: Path
+) -> None:
+    free = trained(features, tmp_path / "free.safetensors")
+    plan = json.loads(edgetune("plan", features, "--json").stdout)
+    budget = plan["least_budget_bytes"]
+    bound = trained(features, tmp_path / "bound.safetensors", "--memory-budget", budget)
+    assert free["tile_images"] == 2
+    assert bound["tile_images"] == 1
+    assert bound["peak_rss_bytes"] <= budget == bound["memory_budget_bytes"]
+    assert bound["train_loss"] == pytest.approx(free["train_loss"], abs=1e-5)
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_with_the_least(
+    features: Path, tmp_path: Path
+) -> None:
+    for command in (("plan", features), ("train", features, "--out", tmp_path / "a")):
+        result = edgetune(*command, "--memory-budget", "20MiB")
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert "a memory budget of 20.0MiB cannot be kept: the least is " in line
+        assert "--rank" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_budget_is_accepted(features: Path, tmp_path: Path) -> None:
+    refusal = edgetune("plan", features, "--memory-budget", "1MiB").stderr
+    least = refusal.partition("the least is ")[2].partition(",")[0]
+    found = trained(features, tmp_path / "a.safetensors", "--memory-budget", least)
+    assert found["peak_rss_bytes"] <= found["memory_budget_bytes"]
+
+
+def test_a_run_that_passes_its_budget_is_stopped_and_kept(features: Path, tmp_path: Path) -> None:
+    code = f"""
+import trainer_lite.budget as budget
+budget.peak_rss_bytes = lambda: 1 << 40
+from edge_runtime.cli import main
+main(["train", {str(features)!r}, "--out", {str(tmp_path / "a.st")!r}, "--memory-budget", "1GiB"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 1
+    assert "the run passed its memory budget" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.stopped.st"]
+    assert edgetune("inspect", tmp_path / "a.stopped.st").returncode == 0
+
+
+def planner(**options: Any) -> Planner:
+    config = TrainConfig(**options)
+    from edge_runtime.codecs import CODECS
+
+    data = prepare_shape(config, CODECS["float16"], 197, 192, 10, 100)
+    return Planner(data.adaptor, config, data.source, data.evaluated)
+
+
+def test_planning_allocates_next_to_nothing() -> None:
+    from edge_runtime.memory import rss_bytes
+
+    made = planner(rank=64, blocks=8)
+    made.plan(1)
+    before = rss_bytes()
+    plan = made.plan(1)
+    assert plan.arena_bytes + plan.parameter_bytes > 16 * MEBIBYTE
+    assert rss_bytes() - before < 2 * MEBIBYTE
+
+
+def test_the_largest_tile_that_fits_is_chosen() -> None:
+    made = planner()
+    plans = [made.plan(tile) for tile in (1, 2)]
+    needs = [plan.predicted_peak_rss_bytes for plan in plans]
+    assert needs[0] < needs[1]
+    assert choose_tile(made, None).tile_images == made.largest_tile == 2
+    assert choose_tile(made, needs[1] + MEBIBYTE).tile_images == 2
+    with pytest.raises(BudgetError, match="the least is"):
+        choose_tile(made, needs[0] // 2)
+
+
+def test_parts_add_up_to_the_prediction() -> None:
+    plan: MemoryPlan = planner().plan(2)
+    parts = (plan.baseline_bytes, plan.blas_bytes, plan.object_bytes, plan.parameter_bytes)
+    assert sum(parts) + plan.weights_bytes + plan.arena_bytes == plan.predicted_peak_rss_bytes
+    config = planner().adaptor
+    assert plan.parameter_bytes == 5 * ParameterSet(config, np.float32).flat.nbytes
+
+
+def test_sizes_of_tiles() -> None:
+    assert sizes(2, [32, 0]) == {2}
+    assert sizes(23, [64, 36]) == {23, 18, 13}
+    assert sizes(5, [3]) == {5, 3}

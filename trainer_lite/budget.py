@@ -1,0 +1,193 @@
+"""How many bytes a training run will take, told before it starts, and the tile that fits a budget.
+
+A run's peak RSS is what the process holds before it (interpreter, numpy, labels), which is
+measured; what BLAS takes for its own buffers, which is measured on products of the run's shapes;
+and what the run will write to, which is counted.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.allocate import allocate
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.errors import BudgetError
+from edge_runtime.flops import FLOPS_PER_MAC
+from edge_runtime.forward import default_tile
+from edge_runtime.memory import peak_rss_bytes, rss_bytes
+from edge_runtime.program import Workspace
+from edge_runtime.sources import FeatureSource
+from edge_runtime.weights import FusedWeights
+from trainer_lite.build import StepPlan, StepShape, plan_step
+from trainer_lite.config import TrainConfig
+from trainer_lite.parameters import ParameterSet
+from trainer_lite.rehearsal import rehearse
+
+# Python's own objects, fitted to what benchmarks/memory.py measures: those of a run, and those of
+# each operation of its programs (a tuple, its views of buffers).
+RUN_OBJECTS = 448 << 10
+OPERATION_OBJECTS = 2048
+BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
+JITTER = 384 << 10  # by which one process's start differs from the next one's
+VECTORS = 5  # parameters, gradient, two moments of AdamW, and the best so far
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of one run, part by part, at a tile of so many images."""
+
+    tile_images: int
+    step: StepPlan
+    baseline_bytes: int
+    blas_bytes: int
+    parameter_bytes: int
+    weights_bytes: int
+    operations: int
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.step.arena_bytes
+
+    @property
+    def object_bytes(self) -> int:
+        """Python's own objects."""
+        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations
+
+    @property
+    def predicted_peak_rss_bytes(self) -> int:
+        """What VmHWM will read at the end, or a little more."""
+        held = self.baseline_bytes + self.blas_bytes + self.object_bytes
+        return held + self.parameter_bytes + self.weights_bytes + self.arena_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """A budget that another process with the same options will accept and keep."""
+        return self.predicted_peak_rss_bytes + JITTER
+
+    @property
+    def flops_per_step(self) -> int:
+        return FLOPS_PER_MAC * self.step.macs
+
+
+class Planner:
+    """Plans one run at any tile; what the process holds is measured as it is made.
+
+    Args:
+        source: what is trained on. evaluated: what is evaluated on in between or at the end.
+    """
+
+    def __init__(
+        self,
+        adaptor: AdaptorConfig,
+        training: TrainConfig,
+        source: FeatureSource,
+        evaluated: Sequence[FeatureSource] = (),
+    ):
+        self.adaptor, self.training = adaptor, training
+        self.source, self.evaluated = source, evaluated
+        rehearse(adaptor)
+        self.baseline_bytes = rss_bytes()
+        self._blas_bytes = 0
+
+    @property
+    def largest_tile(self) -> int:
+        """The fastest tile there is room for in the caches; no more helps."""
+        return min(default_tile(self.adaptor.tokens), self.training.batch_size)
+
+    def shape(self, tile: int) -> StepShape:
+        """The step's shape at a tile of so many images."""
+        training = self.training
+        return StepShape(
+            batch=training.batch_size,
+            tile=min(tile, training.batch_size),
+            smoothing=training.label_smoothing,
+            drop_path=training.drop_path if self.adaptor.blocks else 0.0,
+            evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
+        )
+
+    def plan(self, tile: int) -> MemoryPlan:
+        """Bytes and layouts at a tile of so many images; allocates next to nothing.
+
+        What BLAS takes it keeps: to measure a large tile first would make a small one look large.
+        """
+        self._blas_bytes += blas_bytes(self.adaptor, tile)
+        parameters = ParameterSet(self.adaptor)
+        workspace = Workspace()
+        weights = FusedWeights(self.adaptor, parameters.values, workspace)
+        step = plan_step(weights, parameters.gradients, self.source, self.shape(tile))
+        gc.collect()  # programs refer to themselves; what was planned on is to go before the run
+        rows, batch = len(self.source.labels), self.training.batch_size
+        tiles = sizes(tile, [batch, rows % batch])
+        evaluated = sizes(tile, [len(source.labels) for source in self.evaluated])
+        return MemoryPlan(
+            tile_images=tile,
+            operations=step.once_operations
+            + step.tile_operations * len(tiles)
+            + step.evaluation_operations * len(evaluated),
+            step=step,
+            baseline_bytes=self.baseline_bytes,
+            blas_bytes=self._blas_bytes,
+            parameter_bytes=VECTORS * parameters.flat.nbytes,
+            weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
+        )
+
+
+def sizes(tile: int, totals: Sequence[int]) -> set[int]:
+    """Sizes of all tiles that so many images are cut into; each has its own programs."""
+    return {tile} | {total % tile for total in totals if total % tile}
+
+
+def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
+    """The plan of the largest tile that keeps to the budget.
+
+    Raises:
+        BudgetError: not even a tile of one image does.
+    """
+    if budget is None:
+        return planner.plan(planner.largest_tile)
+    chosen: MemoryPlan | None = None
+    for tile in range(1, planner.largest_tile + 1):
+        plan = planner.plan(tile)
+        if plan.predicted_peak_rss_bytes > budget:
+            break
+        chosen = plan
+    if chosen is not None:
+        return chosen
+    raise BudgetError(
+        f"a memory budget of {mebibytes(budget)} cannot be kept: the least is "
+        f"{mebibytes(plan.budget_bytes)}, of which {mebibytes(plan.baseline_bytes)} "
+        f"are the interpreter, numpy and the data's labels; a lower --rank, --blocks or "
+        f"--batch-size, or features extracted with --codec int8, need less"
+    )
+
+
+def check_budget(budget: int | None) -> None:
+    """BudgetError where this process has passed its budget."""
+    if budget is not None and peak_rss_bytes() > budget:
+        raise BudgetError(
+            f"the run passed its memory budget: peak RSS {mebibytes(peak_rss_bytes())}, "
+            f"allowed {mebibytes(budget)}; give a larger --memory-budget"
+        )
+
+
+def blas_bytes(config: AdaptorConfig, images: int) -> int:
+    """Resident bytes that BLAS keeps for itself after products of the run's shapes."""
+    t = min(images * config.tokens, BLAS_ROWS)
+    d, c = config.embed_dim, max(config.product_rows, config.classes)
+    before = rss_bytes()
+    memory = allocate(4 * (t * d + c * d + t * c)).view(np.float32)
+    memory.fill(1.0)
+    z, right, x = memory[: t * d], memory[t * d :][: c * d], memory[t * d + c * d :]
+    np.matmul(z.reshape(t, d), right.reshape(c, d).T, x.reshape(t, c))
+    np.matmul(x.reshape(c, t), z.reshape(t, d), right.reshape(c, d))
+    del memory, z, right, x
+    return max(0, rss_bytes() - before)
+
+
+def mebibytes(count: int) -> str:
+    """Bytes for people; up, so that the figure can be given back as a budget."""
+    return f"{-(-count * 10 // (1 << 20)) / 10:.1f}MiB"

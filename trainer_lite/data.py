@@ -1,0 +1,105 @@
+"""What a run trains on and evaluates on, checked before anything else is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.codecs import Codec, scratch_layout
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.errors import ConfigError, DataError
+from edge_runtime.features import FeatureFolder
+from edge_runtime.sources import FeatureSource
+from trainer_lite.batches import Joined
+from trainer_lite.config import TrainConfig
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Sources of a run. `evaluated` are all that are not trained on alone: val and test."""
+
+    adaptor: AdaptorConfig
+    source: FeatureSource
+    val: FeatureSource | None = None
+    evaluated: list[FeatureSource] = field(default_factory=list)
+
+
+def prepare(config: TrainConfig, features: FeatureFolder) -> TrainingData:
+    """Opens the splits of a feature folder, reading every shard once.
+
+    Raises:
+        ConfigError: options that do not fit these features.
+        DataError, FormatError: features that cannot be used.
+    """
+    adaptor = config.adaptor_config(
+        tokens=features.tokens,
+        prefix_tokens=features.prefix_tokens,
+        embed_dim=features.embed_dim,
+        classes=len(features.classes),
+        norm_eps=features.norm_eps,
+        input_rms=features.split("train").rms,
+    )
+    features.check()
+    source, val = sources(features, config.fit_on)
+    check_labels(config, source.labels, features)
+    others = [features.split(name) for name in features.split_names if name != "train"]
+    return TrainingData(adaptor, source, val, list(others))
+
+
+def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, FeatureSource | None]:
+    """(what is trained on, what is validated on)."""
+    train = features.split("train")
+    has_val = "val" in features.split_names
+    if fit_on == "train":
+        return train, features.split("val") if has_val else None
+    if not has_val:
+        raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
+    return Joined([train, features.split("val")]), None
+
+
+def check_labels(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:
+    """Refuses sets too small for the batch, or of one class only."""
+    if config.batch_size > len(labels):
+        raise ConfigError(
+            f"batch size {config.batch_size} is larger than the {len(labels)} images of the set; "
+            f"use --batch-size {len(labels)} or less"
+        )
+    if int(labels.min()) == int(labels.max()):
+        raise DataError(
+            f"all images of {features.path} are of one class ({features.classes[labels[0]]}); "
+            f"at least two classes are needed"
+        )
+
+
+class ShapeSource:
+    """Features that are not there yet: enough to plan with, nothing to read."""
+
+    def __init__(self, codec: Codec, tokens: int, embed_dim: int, rows: int):
+        self.codec, self.tokens, self.embed_dim = codec, tokens, embed_dim
+        self.labels = np.zeros(rows, np.int32)
+
+    def scratch_bytes(self, images: int) -> int:
+        return scratch_layout(self.codec, images, self.tokens, self.embed_dim)[1]
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        raise NotImplementedError("a shape alone holds no features")
+
+
+def prepare_shape(
+    config: TrainConfig, codec: Codec, tokens: int, embed_dim: int, classes: int, rows: int
+) -> TrainingData:
+    """As `prepare`, for features of that shape: one class token, a val and a test split."""
+    adaptor = config.adaptor_config(
+        tokens=tokens,
+        prefix_tokens=1,
+        embed_dim=embed_dim,
+        classes=classes,
+        norm_eps=1e-6,
+        input_rms=1.0,
+    )
+    source = ShapeSource(codec, tokens, embed_dim, rows)
+    return TrainingData(adaptor, source, source, [source])

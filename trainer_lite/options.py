@@ -1,0 +1,88 @@
+"""Options that `train` and `plan` share, and what they are turned into."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+UNITS.update({"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30})
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """Bytes, as 50331648, 48MiB or 48M."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+        if match is None or match[2].lower() not in UNITS:
+            self.fail(f"{value!r} is no size; write bytes, or a number with KiB, MiB, GiB", param)
+        return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+OPTIONS = [
+    click.option("--rank", default=8, show_default=True, help="Rank of each block's attention."),
+    click.option("--blocks", default=4, show_default=True, help="Low-rank attention blocks."),
+    click.option("--heads", default=1, show_default=True, help="Heads; rank must divide by it."),
+    click.option(
+        "--pool",
+        type=click.Choice(["mean", "cls"]),
+        default="mean",
+        show_default=True,
+        help="What the head sees: the mean of the patch tokens, or the class token.",
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["attention", "linear"]),
+        default="attention",
+        show_default=True,
+        help="The adaptor, or a linear probe on the same features.",
+    ),
+    click.option("--epochs", default=100, show_default=True, help="Passes over the images."),
+    click.option("--batch-size", default=32, show_default=True, help="Images a step."),
+    click.option("--lr", type=float, help="Peak learning rate. [default: 3e-3; linear: 1e-2]"),
+    click.option("--weight-decay", default=0.05, show_default=True, help="On matrices only."),
+    click.option(
+        "--warmup", default=0.1, show_default=True, help="Fraction of steps that warm up."
+    ),
+    click.option(
+        "--fit-on",
+        type=click.Choice(["train", "train+val"]),
+        default="train",
+        show_default=True,
+        help="train+val leaves nothing to validate on.",
+    ),
+    click.option(
+        "--label-smoothing", default=0.0, show_default=True, help="0 to below 1; 0 is none."
+    ),
+    click.option("--drop-path", default=0.0, show_default=True, help="Chance to drop a block."),
+    click.option(
+        "--seed", default=0, show_default=True, help="Of start values, order and drop-path."
+    ),
+    click.option(
+        "--memory-budget",
+        type=Size(),
+        help="Bytes the whole process may take (peak RSS), e.g. 48MiB; refused if it cannot.",
+    ),
+    click.option(
+        "--threads", default=1, show_default=True, type=click.IntRange(1), help="BLAS threads."
+    ),
+]
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of a training run to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def set_blas_threads(threads: int) -> None:
+    """BLAS reads these when numpy loads, so this comes first."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)

@@ -1,0 +1,159 @@
+"""`edgetune plan`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_runtime.cli.common import PATH, emit_json, json_option
+from trainer_lite.options import set_blas_threads, training_options
+
+if TYPE_CHECKING:
+    from trainer_lite.budget import MemoryPlan, Planner
+
+SHOWN = 6  # buffers of the arena that the table lists
+
+
+class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """TOKENSxDIM."""
+
+    name = "tokensxdim"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no shape; write tokens x dim, as 197x768", param)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.argument("features", type=PATH, required=False)
+@click.option("--shape", type=Shape(), help="Features not extracted yet, as 197x768.")
+@click.option("--classes", default=10, show_default=True, help="With --shape.")
+@click.option("--images", default=1000, show_default=True, help="Training images, with --shape.")
+@click.option(
+    "--codec",
+    type=click.Choice(["float16", "float32", "int8"]),
+    default="float16",
+    show_default=True,
+    help="With --shape.",
+)
+@training_options
+@json_option
+def plan(
+    features: Path | None,
+    shape: tuple[int, int] | None,
+    classes: int,
+    images: int,
+    codec: str,
+    threads: int,
+    memory_budget: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """What training on FEATURES would take: bytes, part by part, and MACs; it trains nothing.
+
+    With --memory-budget, exits with 1 where the budget cannot be kept, and says the least that
+    can. All options of `edgetune train` may be given; they change the plan as they change the run.
+
+    \b
+    Examples:
+      edgetune plan features --memory-budget 48MiB
+      edgetune plan --shape 197x768 --classes 100 --rank 16
+    """
+    if (features is None) == (shape is None):
+        raise click.UsageError("give FEATURES, a folder that `edgetune extract` wrote, or --shape")
+    set_blas_threads(threads)
+    from edge_runtime.codecs import CODECS
+    from edge_runtime.features import FeatureFolder
+    from trainer_lite.budget import Planner, choose_tile
+    from trainer_lite.config import TrainConfig
+    from trainer_lite.data import prepare, prepare_shape
+    from trainer_lite.trainer import Trainer
+
+    config = Trainer(TrainConfig(**options)).config  # the trainer's modules are in the baseline
+    if features is not None:
+        data = prepare(config, FeatureFolder.open(features))
+    else:
+        data = prepare_shape(config, CODECS[codec], *(shape or (0, 0)), classes, images)
+    planner = Planner(data.adaptor, config, data.source, data.evaluated)
+    least = planner.plan(1).budget_bytes
+    chosen = choose_tile(planner, memory_budget)
+    steps = -(-len(data.source.labels) // config.batch_size)
+    if as_json:
+        emit_json(as_object(chosen, planner, least, steps, memory_budget))
+    else:
+        click.echo(as_table(chosen, planner, least, steps, memory_budget))
+
+
+def as_object(
+    chosen: MemoryPlan, planner: Planner, least: int, steps: int, budget: int | None
+) -> dict[str, Any]:
+    """The plan for machines; buffers of the arena, the largest first, with their lifetimes."""
+    layout = chosen.step.layout
+    return {
+        "tile_images": chosen.tile_images,
+        "baseline_bytes": chosen.baseline_bytes,
+        "blas_bytes": chosen.blas_bytes,
+        "parameter_bytes": chosen.parameter_bytes,
+        "weights_bytes": chosen.weights_bytes,
+        "arena_bytes": chosen.arena_bytes,
+        "object_bytes": chosen.object_bytes,
+        "predicted_peak_rss_bytes": chosen.predicted_peak_rss_bytes,
+        "memory_budget_bytes": budget,
+        "least_budget_bytes": least,
+        "parameters": planner.adaptor.parameter_count(),
+        "steps_per_epoch": steps,
+        "macs_per_step": chosen.step.macs,
+        "flops_per_step": chosen.flops_per_step,
+        "macs_per_epoch": chosen.step.macs * steps,
+        "flops_per_epoch": chosen.flops_per_step * steps,
+        "arena_buffers": [
+            {
+                "name": buffer.name,
+                "bytes": buffer.nbytes,
+                "offset_bytes": layout.offsets[buffer.name],
+                "first_operation": buffer.first,
+                "last_operation": buffer.last,
+            }
+            for buffer in sorted(layout.lifetimes, key=lambda b: (-b.nbytes, b.name))
+        ],
+    }
+
+
+def as_table(
+    chosen: MemoryPlan, planner: Planner, least: int, steps: int, budget: int | None
+) -> str:
+    """The plan for people."""
+    content = as_object(chosen, planner, least, steps, budget)
+
+    def line(name: str, nbytes: int, note: str = "") -> str:
+        return f"{name:34}{nbytes / 2**20:9.2f} MiB  {note}".rstrip()
+
+    trained = f"{content['parameters']} trainable, {len(content['arena_buffers'])} buffers planned"
+    lines = [
+        line("process before training", content["baseline_bytes"], "measured here"),
+        line("BLAS work space", content["blas_bytes"], "measured here"),
+        line("parameters, gradient, optimiser", content["parameter_bytes"], trained),
+        line("fused weights", content["weights_bytes"]),
+        line("arena", content["arena_bytes"], f"a tile of {content['tile_images']} images"),
+    ]
+    lines += [line(f"  {b['name']}", b["bytes"]) for b in content["arena_buffers"][:SHOWN]]
+    lines += [
+        line("Python objects", content["object_bytes"], "estimated"),
+        line("predicted peak RSS", content["predicted_peak_rss_bytes"]),
+        line("least budget", least, "a tile of 1 image"),
+    ]
+    if budget is not None:
+        lines.append(line("memory budget", budget, "kept"))
+    for name, count in (("step", 1), (f"epoch ({steps} steps)", steps)):
+        macs = content["macs_per_step"] * count
+        lines.append(f"{name:34}{macs / 1e9:9.3f} GMACs  {2 * macs / 1e9:.3f} GFLOPs")
+    return "\n".join(lines)

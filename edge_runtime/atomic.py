@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -80,6 +79,8 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
 def remove(path: Path) -> None:
     """Removes a file, a link or a folder with all it holds; nothing there is fine."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # brings bz2 and lzma: memory that a training run does without
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -138,11 +138,10 @@ class ForwardPass:
         """H = softmax(q k^T) v in each head; the sum comes out as v's extra row of ones."""
         images = self.images
         heads, e, _ = block.q.shape
-        squares = self.workspace.array("squares", block.q.shape)
         summed = self.workspace.array("summed", (images, heads, e + 1, self.config.tokens))
         q, k, v1 = (block.by_image(a, images) for a in (block.q, block.k, block.v1))
         program.emit(np.matmul, k.swapaxes(2, 3), q, block.scores)
-        program.emit(ops.exp_scores, block.scores, block.q, block.k, squares)
+        program.emit(ops.exp_scores, block.scores)
         program.emit(np.matmul, v1, block.scores, summed)
         program.emit(np.reciprocal, summed[:, :, e], block.inverse_sum)
         if self.drop is not None:

@@ -46,21 +46,13 @@ def clamp_at_zero(x: Array) -> None:
     np.maximum(x, 0.0, out=x)
 
 
-def exp_scores(scores: Array, q: Array, k: Array, squares: Array) -> None:
-    """Turns scores[..., key, query] = k . q into exp(scores - shift), shift constant a query.
+def exp_scores(scores: Array) -> None:
+    """Turns scores[..., key, query] into exp(scores - shift), shift constant a query.
 
-    No shift is needed while the bound |q| |k| (Cauchy-Schwarz, over the tile's largest norms) is
-    safe, which is the rule; else the largest score of each query is subtracted. Softmax does not
-    depend on the shift.
-
-    Shapes: scores (images, heads, tokens, tokens); q, k (heads, head_rank, T);
-    squares, work space, (heads, head_rank, T).
+    No shift is needed while all scores of the tile are safe, which is the rule; else the largest
+    score of each query is subtracted. Softmax does not depend on the shift.
     """
-    np.multiply(q, q, squares)
-    largest_q = float(np.add.reduce(squares, 1).max())
-    np.multiply(k, k, squares)
-    largest_k = float(np.add.reduce(squares, 1).max())
-    if not largest_q * largest_k < SAFE_SCORE * SAFE_SCORE:
+    if not (scores.max() < SAFE_SCORE and scores.min() > -SAFE_SCORE):
         scores -= scores.max(axis=2, keepdims=True)
         np.maximum(scores, LEAST_SCORE, out=scores)
     np.exp(scores, scores)

@@ -125,28 +125,17 @@ def test_huge_weights_take_the_safe_softmax_and_stay_exact() -> None:
         assert relative_error(found, reference_logits(config, parameters, z)) < 1e-5
 
 
-def attention_scores(
-    images: int, room: int, size: float, dtype: Any
-) -> tuple[Array, Array, Array, Array]:
-    """(scores, q, k, squares) of a tile in buffers with room for `room` images."""
+def attention_scores(images: int, room: int, size: float, dtype: Any) -> Array:
+    """Scores of a tile in a buffer with room for `room` images."""
     heads, width, tokens = 2, 3, 6
     rng = np.random.default_rng(images)
     space = Workspace(dtype)
-    views = []
-    for name, count in (
-        ("scores", tokens * tokens * heads),
-        *((n, heads * width * tokens) for n in "qks"),
-    ):
-        space.array(name, (room * count,))
-        views.append(space.array(name, (images * count,)))
+    space.array("scores", (room * heads * tokens * tokens,))
+    scores = space.array("scores", (images, heads, tokens, tokens))
     space.poison()
-    q, k, squares = (view.reshape(heads, width, images * tokens) for view in views[1:])
-    q[...] = rng.standard_normal(q.shape) * size
-    k[...] = rng.standard_normal(k.shape)
-    by_image = [a.reshape(heads, width, images, tokens).transpose(2, 0, 1, 3) for a in (q, k)]
-    scores = views[0].reshape(images, heads, tokens, tokens)
-    np.matmul(by_image[1].swapaxes(2, 3), by_image[0], scores)
-    return scores, q, k, squares
+    q, k = rng.standard_normal((2, images, heads, width, tokens)).astype(dtype)
+    np.matmul(k.swapaxes(2, 3), q * dtype(size), scores)
+    return scores
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -155,11 +144,11 @@ def attention_scores(
 def test_exp_scores_are_a_softmax_for_scores_of_any_size(
     images: int, size: float, dtype: Any
 ) -> None:
-    scores, q, k, squares = attention_scores(images, 4, size, dtype)
+    scores = attention_scores(images, 4, size, dtype)
     expected = softmax(scores.astype(np.float64).swapaxes(2, 3)).swapaxes(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ops.exp_scores(scores, q, k, squares)
+        ops.exp_scores(scores)
     assert np.isfinite(scores).all()
     assert (scores >= np.finfo(np.float32).tiny).all()  # denormals are slow
     found = scores.astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ class Reporter:
         self.loss: float | None = None
         self.accuracy = 0.0
         self.images, self.started = 0, time.monotonic()
+        self.val = ""
 
     def on_step(self, report: StepReport) -> None:
         """Smooths loss and accuracy over about ten steps, and moves the bar."""
@@ -104,17 +106,19 @@ class Reporter:
         self.accuracy = keep * self.accuracy + (1 - keep) * report.accuracy
         self.images += report.images
         rate = self.images / max(time.monotonic() - self.started, 1e-9)
-        note = f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}, {rate:.0f} images/s"
+        note = f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}{self.val}, {rate:.0f} images/s"
         self.advance(report.images, note)
 
     def on_epoch(self, report: EpochReport) -> None:
-        """About ten lines a run."""
-        if report.epoch % max(1, self.epochs // 10) and report.epoch != self.epochs:
+        """About ten lines a run, where no bar is drawn; the bar shows validation too."""
+        if report.val_accuracy is not None:
+            self.val = f", val {report.val_accuracy:.3f}"
+        due = report.epoch == self.epochs or report.epoch % max(1, self.epochs // 10) == 0
+        if sys.stderr.isatty() or not due:
             return
-        val = "" if report.val_accuracy is None else f", val {report.val_accuracy:.3f}"
         say(
             f"epoch {report.epoch}/{self.epochs}: loss {report.train_loss:.4f}, "
-            f"train {report.train_accuracy:.3f}{val}, {report.rate:.0f} images/s"
+            f"train {report.train_accuracy:.3f}{self.val}, {report.rate:.0f} images/s"
         )
 
 

@@ -66,7 +66,16 @@ def test_commands_and_code_in_order(workplace: Path) -> None:
         if line.startswith("$ edgetune ")
     ]
     names = [command[0] for command in commands]
-    assert names == ["export", "extract", "plan", "train", "evaluate", "inspect", "predict"]
+    assert names == [
+        "export",
+        "extract",
+        "selftest",
+        "plan",
+        "train",
+        "evaluate",
+        "inspect",
+        "predict",
+    ]
     printed = {}
     for command in commands:
         extra = ["--random-weights"] if command[0] == "export" else []  # tests have no network

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "trainer_lite.cli:train",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
+    "selftest": "trainer_lite.selftest_cli:selftest",
     "inspect": "edge_runtime.cli.inspect:inspect",
 }
 

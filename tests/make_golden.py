@@ -1,19 +1,27 @@
-"""Writes tests/golden/training.json: what PyTorch float64 gives, for machines without it.
+"""Writes trainer_lite/golden.json: what PyTorch float64 gives, for machines without it.
 
-python -m tests.golden.make
+python -m tests.make_golden
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 
-from tests.golden.problem import BATCH, CONFIGS, LABELS, RATE, STEPS, features_of, parameters_of
+from edge_runtime.config import is_matrix
 from tests.torch_reference import adaptor_logits, to_torch
-
-FILE = Path(__file__).with_name("training.json")
+from trainer_lite.golden import (
+    BATCH,
+    CONFIGS,
+    FILE,
+    LABELS,
+    RATE,
+    STEPS,
+    WEIGHT_DECAY,
+    features_of,
+    parameters_of,
+)
 
 
 def main() -> None:
@@ -21,10 +29,13 @@ def main() -> None:
     golden = {}
     for name, config in CONFIGS.items():
         leaves = to_torch(parameters_of(config))
-        decayed = [p for n, p in leaves.items() if n in ("blocks.qkv", "blocks.out", "head.weight")]
+        decayed = [p for n, p in leaves.items() if is_matrix(n)]
         rest = [p for p in leaves.values() if all(p is not q for q in decayed)]
         optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": WEIGHT_DECAY},
+                {"params": rest, "weight_decay": 0.0},
+            ],
             lr=RATE,
         )
         features, labels = torch.tensor(features_of(config)), torch.tensor(LABELS)

@@ -1,1 +1,0 @@
-"""Figures that PyTorch gave, kept for machines without it."""

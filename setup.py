@@ -45,6 +45,7 @@ setup(
         "ort": ORT,
         "tflite": ["ai-edge-litert>=2.0"],
         "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
+        "serve": ["starlette>=0.40", "uvicorn>=0.30", *ORT, *VISION],
         "demo": ["scikit-learn>=1.3", *EXPORT],
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.14"],
     },

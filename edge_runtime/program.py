@@ -29,22 +29,21 @@ class Workspace:
         """The buffer `name` seen as `shape`; the first call sets how large it is."""
         size = math.prod(shape)
         if name not in self._buffers:
-            self._buffers[name] = zeros((size,), self.dtype if dtype is None else dtype)
+            kind = self.dtype if dtype is None else np.dtype(dtype)
+            self._buffers[name] = self._allocate(name, size, kind)
         buffer = self._buffers[name]
         if size > buffer.size:
             raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
         return buffer[:size].reshape(shape)
 
+    def _allocate(self, name: str, size: int, dtype: np.dtype[Any]) -> Array:
+        """Room for `size` entries; where it lies is all that kinds of workspace differ in."""
+        return zeros((size,), dtype)
+
     @property
     def buffers(self) -> dict[str, Array]:
         """Every buffer handed out so far, by name, at its full size."""
         return self._buffers
-
-    def poison(self) -> None:
-        """Fills every floating-point buffer with NaN: tests show that no stale value is read."""
-        for buffer in self._buffers.values():
-            if buffer.dtype.kind == "f":
-                buffer.fill(np.nan)
 
 
 class Program:

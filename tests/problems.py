@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
-from trainer_lite.build import StepShape, build_step, plan_step
+from trainer_lite.build import StepShape, planned_step
 from trainer_lite.step import TrainingStep
 
 Array = np.ndarray[Any, Any]
@@ -86,8 +86,7 @@ def step_of(
     weights = FusedWeights(problem.config, parameters, Workspace(dtype))
     if planned:
         shape = StepShape(**options)
-        plan = plan_step(weights, gradients, problem, shape)
-        return build_step(weights, gradients, problem, shape, plan)[0]
+        return planned_step(weights, gradients, problem, shape)[0]
     return TrainingStep(weights, gradients, problem, Workspace(dtype), **options)
 
 
@@ -99,3 +98,10 @@ def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> P
     labels = rng.integers(0, config.classes, rows)
     kept = rng.random((max(config.blocks, 1), rows)) > 0.3
     return Problem(config, features.astype(dtype), labels, (kept / 0.7).astype(dtype))
+
+
+def poison(workspace: Workspace) -> None:
+    """Fills every floating-point buffer with NaN: a stale value that is read then shows."""
+    for buffer in workspace.buffers.values():
+        if buffer.dtype.kind == "f":
+            buffer.fill(np.nan)

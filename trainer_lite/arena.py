@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,6 @@ class Arena(Workspace):
         self.layout, self.memory = layout, memory
         self._sizes = {buffer.name: buffer.nbytes for buffer in layout.lifetimes}
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        if name not in self._buffers:
-            chosen = self.dtype if dtype is None else np.dtype(dtype)
-            start = self.layout.offsets[name]
-            self._buffers[name] = self.memory[start : start + self._sizes[name]].view(chosen)
-        buffer, size = self._buffers[name], math.prod(shape)
-        if size > buffer.size:
-            raise ValueError(f"buffer {name!r} holds {buffer.size} entries, {size} were asked for")
-        return buffer[:size].reshape(shape)
+    def _allocate(self, name: str, size: int, dtype: np.dtype[Any]) -> Array:
+        start = self.layout.offsets[name]
+        return self.memory[start : start + self._sizes[name]].view(dtype)

@@ -96,6 +96,17 @@ def build_step(
     return step, predictor_in(Arena(plan.evaluation, memory, dtype), weights, shape)
 
 
+def planned_step(
+    weights: FusedWeights,
+    gradients: Mapping[str, Array],
+    source: FeatureSource,
+    shape: StepShape,
+) -> tuple[TrainingStep, Predictor]:
+    """Plans and builds in one go, where nobody asks about memory first."""
+    plan = plan_step(weights, gradients, source, shape)
+    return build_step(weights, gradients, source, shape, plan)
+
+
 def step_in(
     workspace: Workspace,
     weights: FusedWeights,

@@ -16,7 +16,7 @@ import numpy as np
 from edge_runtime.config import AdaptorConfig, is_matrix
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
-from trainer_lite.build import StepShape, build_step, plan_step
+from trainer_lite.build import StepShape, planned_step
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 
@@ -81,8 +81,7 @@ def golden_run(name: str, dtype: Any, tile: int) -> tuple[list[float], dict[str,
     source = GoldenSource(config, dtype)
     weights = FusedWeights(config, parameters.values, Workspace(dtype))
     shape = StepShape(batch=BATCH, tile=tile)
-    plan = plan_step(weights, parameters.gradients, source, shape)
-    step, _ = build_step(weights, parameters.gradients, source, shape, plan)
+    step, _ = planned_step(weights, parameters.gradients, source, shape)
     optimiser = AdamW(
         parameters.flat,
         parameters.flat_gradient,

@@ -55,17 +55,6 @@ def plan_layout(lifetimes: Sequence[Lifetime]) -> Layout:
     return Layout(tuple(lifetimes), offsets, total)
 
 
-def live_peak(lifetimes: Sequence[Lifetime]) -> int:
-    """Most bytes that are live at once: no layout can be smaller."""
-    return max(
-        (
-            sum(aligned(b.nbytes) for b in lifetimes if b.first <= time.first <= b.last)
-            for time in lifetimes
-        ),
-        default=0,
-    )
-
-
 def aligned(nbytes: int) -> int:
     """The next multiple of ALIGNMENT."""
     return nbytes + -nbytes % ALIGNMENT

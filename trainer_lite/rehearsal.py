@@ -16,14 +16,14 @@ from edge_runtime.program import Workspace
 from edge_runtime.sources import ArrayFeatures
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches
-from trainer_lite.build import StepShape, build_step, plan_step
+from trainer_lite.build import StepShape, planned_step
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 
 TOKENS, DIM, IMAGES = 40, 24, 6
 
 
-def rehearse(config: AdaptorConfig, codec: str = "float16") -> None:
+def rehearse(config: AdaptorConfig) -> None:
     """Trains one step of an adaptor like `config`, of few tokens and little width."""
     prefix = min(config.prefix_tokens, TOKENS - 1)
     rank = min(config.rank, 8) // config.heads * config.heads or config.rank
@@ -31,15 +31,15 @@ def rehearse(config: AdaptorConfig, codec: str = "float16") -> None:
         config, tokens=TOKENS, prefix_tokens=prefix, embed_dim=max(DIM, rank), classes=2, rank=rank
     )
     features = np.ones((IMAGES, TOKENS, small.embed_dim), np.float32)
-    stored, scale = encode(CODECS[codec], features)
-    decode(CODECS[codec], stored, scale, features)
+    for codec in CODECS.values():
+        stored, scale = encode(codec, features)
+        decode(codec, stored, scale, features)
     source = ArrayFeatures(features, np.arange(IMAGES) % 2)
     parameters = ParameterSet(small)
     parameters.initialise(0)
     weights = FusedWeights(small, parameters.values, Workspace())
     shape = StepShape(batch=IMAGES, tile=2, drop_path=0.1 if small.blocks else 0.0)
-    plan = plan_step(weights, parameters.gradients, source, shape)
-    step, predictor = build_step(weights, parameters.gradients, source, shape, plan)
+    step, predictor = planned_step(weights, parameters.gradients, source, shape)
     optimiser = AdamW(
         parameters.flat,
         parameters.flat_gradient,

@@ -17,7 +17,7 @@ from edge_runtime.predictor import Predictor
 from edge_runtime.program import Workspace
 from edge_runtime.sources import ArrayFeatures
 from edge_runtime.weights import FusedWeights
-from tests.problems import config_of, problem_of, random_parameters
+from tests.problems import config_of, poison, problem_of, random_parameters
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +72,7 @@ def predicted_logits(
     workspace = Workspace(parameters["head.weight"].dtype)
     weights = FusedWeights(config, parameters, workspace)
     predictor = Predictor(weights, workspace, tile)
-    workspace.poison()
+    poison(workspace)
     weights.refresh()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -132,7 +132,7 @@ def attention_scores(images: int, room: int, size: float, dtype: Any) -> Array:
     space = Workspace(dtype)
     space.array("scores", (room * heads * tokens * tokens,))
     scores = space.array("scores", (images, heads, tokens, tokens))
-    space.poison()
+    poison(space)
     q, k = rng.standard_normal((2, images, heads, width, tokens)).astype(dtype)
     np.matmul(k.swapaxes(2, 3), q * dtype(size), scores)
     return scores

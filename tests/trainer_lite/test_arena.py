@@ -10,10 +10,10 @@ import pytest
 
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
+from tests.layouts import live_peak
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.arena import Arena
 from trainer_lite.build import StepShape, build_step, plan_step
-from trainer_lite.plan import live_peak
 from trainer_lite.step import TrainingStep
 
 CASES: dict[str, dict[str, Any]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_lite.plan import ALIGNMENT, Layout, Lifetime, aligned, live_peak, plan_layout
+from tests.layouts import live_peak
+from trainer_lite.plan import ALIGNMENT, Layout, Lifetime, aligned, plan_layout
 
 hypothesis = pytest.importorskip("hypothesis")
 strategies = hypothesis.strategies

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -109,12 +109,12 @@ class Planner:
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
         )
 
-    def plan(self, tile: int) -> MemoryPlan:
+    def plan(self, tile: int, budget: int | None = None) -> MemoryPlan:
         """Bytes and layouts at a tile of so many images; allocates next to nothing.
 
-        What BLAS takes it keeps: to measure a large tile first would make a small one look large.
+        What BLAS takes it keeps. So products of this tile are measured only where the rest keeps
+        to the budget, and what earlier measurements left behind counts in every later plan.
         """
-        self._blas_bytes += blas_bytes(self.adaptor, tile)
         parameters = ParameterSet(self.adaptor)
         workspace = Workspace()
         weights = FusedWeights(self.adaptor, parameters.values, workspace)
@@ -123,7 +123,7 @@ class Planner:
         rows, batch = len(self.source.labels), self.training.batch_size
         tiles = sizes(tile, [batch, rows % batch])
         evaluated = sizes(tile, [len(source.labels) for source in self.evaluated])
-        return MemoryPlan(
+        plan = MemoryPlan(
             tile_images=tile,
             operations=step.once_operations
             + step.tile_operations * len(tiles)
@@ -134,6 +134,10 @@ class Planner:
             parameter_bytes=VECTORS * parameters.flat.nbytes,
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
         )
+        if budget is not None and plan.predicted_peak_rss_bytes > budget:
+            return plan
+        self._blas_bytes += blas_bytes(self.adaptor, tile)
+        return replace(plan, blas_bytes=self._blas_bytes)
 
 
 def sizes(tile: int, totals: Sequence[int]) -> set[int]:
@@ -149,14 +153,16 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
     """
     if budget is None:
         return planner.plan(planner.largest_tile)
-    chosen: MemoryPlan | None = None
-    for tile in range(1, planner.largest_tile + 1):
-        plan = planner.plan(tile)
-        if plan.predicted_peak_rss_bytes > budget:
+    tile = 0
+    while tile < planner.largest_tile:
+        if planner.plan(tile + 1, budget).predicted_peak_rss_bytes > budget:
             break
-        chosen = plan
-    if chosen is not None:
-        return chosen
+        tile += 1
+    for smaller in range(tile, 0, -1):  # what the tile too large left in BLAS counts too
+        plan = planner.plan(smaller, budget)
+        if plan.predicted_peak_rss_bytes <= budget:
+            return plan
+    plan = planner.plan(1)
     raise BudgetError(
         f"a memory budget of {mebibytes(budget)} cannot be kept: the least is "
         f"{mebibytes(plan.budget_bytes)}, of which {mebibytes(plan.baseline_bytes)} "

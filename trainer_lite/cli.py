@@ -55,6 +55,9 @@ def train(
     folder = FeatureFolder.open(features)
     if "val" in folder.split_names and config.fit_on == "train":
         refuse_unwritable(best_out, force=force)
+    stopped = out.with_name(f"{out.stem}.stopped{out.suffix}")
+    if memory_budget is not None:
+        refuse_unwritable(stopped, force=force)
     trainer = Trainer(config, memory_budget=memory_budget)
     images = folder.split("train").rows * config.epochs
     if config.fit_on == "train+val" and "val" in folder.split_names:
@@ -65,7 +68,6 @@ def train(
         try:
             result = trainer.fit(folder)
         except BudgetPassedError as error:
-            stopped = out.with_name(f"{out.stem}.stopped{out.suffix}")
             error.adaptor.save(stopped)
             raise BudgetError(f"{error}; what was learnt so far is in {stopped}") from None
     result.adaptor.save(out)

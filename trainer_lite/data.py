@@ -63,15 +63,20 @@ def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, Featur
 
 def check_labels(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:
     """Refuses sets too small for the batch, or of one class only."""
-    if config.batch_size > len(labels):
-        raise ConfigError(
-            f"batch size {config.batch_size} is larger than the {len(labels)} images of the set; "
-            f"use --batch-size {len(labels)} or less"
-        )
+    check_batch(config, len(labels))
     if int(labels.min()) == int(labels.max()):
         raise DataError(
             f"all images of {features.path} are of one class ({features.classes[labels[0]]}); "
             f"at least two classes are needed"
+        )
+
+
+def check_batch(config: TrainConfig, rows: int) -> None:
+    """Refuses a batch larger than the set."""
+    if config.batch_size > rows:
+        raise ConfigError(
+            f"batch size {config.batch_size} is larger than the {rows} images of the set; "
+            f"use --batch-size {rows} or less"
         )
 
 
@@ -93,6 +98,7 @@ def prepare_shape(
     config: TrainConfig, codec: Codec, tokens: int, embed_dim: int, classes: int, rows: int
 ) -> TrainingData:
     """As `prepare`, for features of that shape: one class token, a val and a test split."""
+    check_batch(config, rows)
     adaptor = config.adaptor_config(
         tokens=tokens,
         prefix_tokens=1,

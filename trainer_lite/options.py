@@ -19,7 +19,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", str(value))
         if match is None or match[2].lower() not in UNITS:
             self.fail(f"{value!r} is no size; write bytes, or a number with KiB, MiB, GiB", param)
         return int(float(match[1]) * UNITS[match[2].lower()])

@@ -27,7 +27,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
     ) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+        match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", str(value))
         if match is None:
             self.fail(f"{value!r} is no shape; write tokens x dim, as 197x768", param)
         return int(match[1]), int(match[2])
@@ -37,7 +37,13 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
 @click.argument("features", type=PATH, required=False)
 @click.option("--shape", type=Shape(), help="Features not extracted yet, as 197x768.")
 @click.option("--classes", default=10, show_default=True, help="With --shape.")
-@click.option("--images", default=1000, show_default=True, help="Training images, with --shape.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Training images, with --shape.",
+)
 @click.option(
     "--codec",
     type=click.Choice(["float16", "float32", "int8"]),

@@ -134,6 +134,24 @@ def test_the_largest_tile_that_fits_is_chosen() -> None:
         choose_tile(made, needs[0] // 2)
 
 
+def test_what_blas_kept_of_a_tile_too_large_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def kept(config: Any, images: int) -> int:
+        measured.append(images)
+        return MEBIBYTE // 2
+
+    monkeypatch.setattr("trainer_lite.budget.blas_bytes", kept)
+    needs = [planner().plan(tile).predicted_peak_rss_bytes for tile in (1, 2)]
+    made = planner()
+    assert made.plan(2, needs[0] // 2).blas_bytes == 0  # the rest is too large: not even tried
+    measured.clear()
+    chosen = choose_tile(made, needs[1] + MEBIBYTE // 4)  # 2 fits until it is measured as well
+    assert measured[:2] == [1, 2]
+    assert chosen.blas_bytes >= MEBIBYTE
+    assert chosen.predicted_peak_rss_bytes <= needs[1] + MEBIBYTE // 4
+
+
 def test_parts_add_up_to_the_prediction() -> None:
     plan: MemoryPlan = planner().plan(2)
     parts = (plan.baseline_bytes, plan.blas_bytes, plan.object_bytes, plan.parameter_bytes)

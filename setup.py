@@ -35,7 +35,7 @@ setup(
     packages=["edge_runtime", "edge_runtime.cli", "trainer_lite", "export"],
     package_data={
         "edge_runtime": ["py.typed"],
-        "trainer_lite": ["py.typed", "golden.json"],
+        "trainer_lite": ["py.typed", "golden.json", "profile_page.html"],
         "export": ["py.typed"],
     },
     install_requires=["numpy>=1.24,<2.5", "click>=8.1"],

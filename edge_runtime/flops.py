@@ -1,19 +1,30 @@
-"""MACs, counted from the operations of a program.
+"""MACs, FLOPs and bytes, counted from the operations of a program.
 
-One MAC is two FLOPs. Matrix products alone count; elementwise work (exp, LayerNorm, the optimiser)
-does not.
+One MAC is two FLOPs, and matrix products alone have MACs. An elementwise operation counts one FLOP
+an entry and pass, whatever it computes: exp and a division cost more than one, and say so in time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Array, Program
 
 FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one operation computes, and what it reads and writes if nothing is read twice."""
+
+    macs: int
+    flops: int
+    bytes: int
 
 
 def program_macs(program: Program) -> int:
@@ -30,3 +41,46 @@ def operation_macs(function: Any, arguments: tuple[Any, ...]) -> int:
         square: Array = arguments[1]
         return int(arguments[-1].size * square.shape[-1])
     return 0
+
+
+def operation_cost(function: Any, arguments: tuple[Any, ...], uses: tuple[Array, ...]) -> Cost:
+    """Cost of one operation; an array that is changed in place counts twice in `bytes`."""
+    arrays = [a for a in (*arguments, *uses) if isinstance(a, np.ndarray)]
+    largest = max((a.size for a in arrays), default=0)
+    touched = sum(a.nbytes for a in arrays)
+    macs = operation_macs(function, arguments)
+    if macs:
+        return Cost(macs, FLOPS_PER_MAC * macs, touched)
+    if isinstance(function, np.ufunc):
+        return Cost(0, arrays[-1].size, touched)
+    if getattr(function, "__name__", "") == "reduce":
+        return Cost(0, largest, touched)
+    passes: int = getattr(function, "passes", 0)
+    in_place = len(arrays) == 1 and passes
+    return Cost(0, passes * largest, touched * (2 if in_place else 1))
+
+
+def textbook_forward_macs(config: AdaptorConfig) -> int:
+    """MACs of one image's forward pass with the residual stream written out, in closed form.
+
+    What an exported graph does, and what a counter of such graphs reports: for each block
+    N d 3r (q, k, v), N N r twice (scores, values) and N r d; then the head.
+    """
+    n, d, r = config.tokens, config.embed_dim, config.rank
+    block = n * d * 3 * r + 2 * n * n * r + n * r * d
+    return config.blocks * block + d * config.classes
+
+
+def forward_macs(config: AdaptorConfig) -> int:
+    """MACs of one image's forward pass as it runs here, in closed form (docs/adaptor.md).
+
+    Width d is touched once, for all blocks, by C = 4rL - r rows; the last block's U acts on the
+    pooled feature alone. Softmax's sum is one more row of v; pooling is a product, too.
+    """
+    n, d, r, depth = config.tokens, config.embed_dim, config.rank, config.blocks
+    rows = [4 * r] * (depth - 1) + [3 * r] if depth else []
+    earlier = sum(r * index * count for index, count in enumerate(rows))
+    attention = config.heads * n * (2 * config.head_rank + 1) if depth else 0
+    tokens = d * config.product_rows + earlier + max(0, depth - 1) * r * r + depth * attention
+    pooled = n * (d + r * depth) if config.pool == "mean" else 0
+    return n * tokens + pooled + r * depth * d + d * config.classes

@@ -20,6 +20,7 @@ FEATURES = "edgetune.features"
 SHARD = "edgetune.shard"
 ADAPTOR = "edgetune.adaptor"
 RUN = "edgetune.run"
+BOARD = "edgetune.board"
 VERSION = 1
 MANIFEST = "manifest.json"
 FOLDERS = {BACKBONE: ("backbone", "export"), FEATURES: ("feature", "extract")}

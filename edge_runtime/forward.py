@@ -97,12 +97,17 @@ class ForwardPass:
     def emit(self, program: Program) -> None:
         """Appends the whole forward pass."""
         if self.config.blocks:
+            program.section("forward: product with the features")
             self._emit_product(program)
         for index, block in enumerate(self.blocks):
+            program.section(f"forward: block {index}, q k v")
             self._emit_projection(program, index, block)
+            program.section(f"forward: block {index}, attention")
             self._emit_attention(program, index, block)
             if index + 1 < self.config.blocks:
+                program.section(f"forward: block {index}, norm of the stream")
                 self._emit_stream_norm(program, index, block)
+        program.section("forward: head")
         self._emit_head(program)
 
     def _emit_product(self, program: Program) -> None:
@@ -174,7 +179,8 @@ class ForwardPass:
         h = self.h.reshape(-1, images, n)
         if config.pool == "cls":
             program.emit(np.multiply, z[:, 0], 1.0 / config.input_rms, pooled)
-            program.emit(np.copyto, self.pooled_h, h[:, :, 0])
+            if config.blocks:
+                program.emit(np.copyto, self.pooled_h, h[:, :, 0])
         else:
             weight = pool_weights(config, self.z.dtype)
             program.emit(np.matmul, weight / config.input_rms, z, pooled[:, None])

@@ -7,11 +7,13 @@ they are what `k^T q` gives, and `v` times them needs no transposed copy.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # exp(60) summed over any number of tokens stays far below float32's 3e38, and exp(-60) far above
 # its denormals: within this bound a softmax needs no row maximum.
@@ -20,32 +22,47 @@ SAFE_SCORE = 60.0
 LEAST_SCORE = -80.0
 
 
+def elementwise(passes: int) -> Callable[[Function], Function]:
+    """Notes how often a function goes over its largest argument (flops.py counts by it)."""
+
+    def note(function: Function) -> Function:
+        function.passes = passes  # type: ignore[attr-defined]
+        return function
+
+    return note
+
+
 def fill(x: Array, value: float) -> None:
     """Every entry of x = value."""
     x.fill(value)
 
 
+@elementwise(passes=1)
 def sum_channels(x: Array, out: Array) -> None:
     """out[t] = sum over channels of x[c, t]."""
     np.add.reduce(x, 0, out=out)
 
 
+@elementwise(passes=1)
 def sum_tokens(x: Array, out: Array) -> None:
     """out[c] = sum over tokens of x[c, t]."""
     np.add.reduce(x, 1, out=out)
 
 
+@elementwise(passes=1)
 def mean_rows(x: Array, out: Array) -> None:
     """out[i, 0] = mean of row i of x; out is (rows, 1)."""
     np.add.reduce(x, 1, out=out, keepdims=True)
     np.multiply(out, 1.0 / x.shape[1], out)
 
 
+@elementwise(passes=1)
 def clamp_at_zero(x: Array) -> None:
     """x = max(x, 0), in place."""
     np.maximum(x, 0.0, out=x)
 
 
+@elementwise(passes=3)  # largest, smallest, exp
 def exp_scores(scores: Array) -> None:
     """Turns scores[..., key, query] into exp(scores - shift), shift constant a query.
 
@@ -69,6 +86,7 @@ def times_transposed(x: Array, s: Array, x_rows: Array, product: Array, out: Arr
     np.copyto(out, product.swapaxes(-1, -2))
 
 
+@elementwise(passes=4)
 def inverse_sigma(norms: Array, width: int, eps: float, out: Array) -> None:
     """1 / sqrt(norms / width + eps): LayerNorm's divisor from the squared norm of centred rows."""
     np.multiply(norms, 1.0 / width, out)
@@ -77,6 +95,7 @@ def inverse_sigma(norms: Array, width: int, eps: float, out: Array) -> None:
     np.reciprocal(out, out)
 
 
+@elementwise(passes=5)
 def layer_norm(x: Array, eps: float, rstd: Array, out: Array) -> None:
     """Rows of x (B, d) to mean 0 and variance 1, in `out`; their 1/sigma in `rstd` (B, 1)."""
     width = x.shape[1]

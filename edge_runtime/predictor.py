@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import DataError, MismatchError
 from edge_runtime.forward import ForwardPass, default_tile
@@ -98,9 +99,11 @@ class InferenceTile:
         self.z = self.forward.z.reshape(*shape, config.embed_dim)
         self.norms = self.forward.norms.reshape(shape)
         self.program = Program()
+        self.program.section("input: read and decode")
         self.program.emit(self._read, uses=(self.z, self.norms, scratch))
         self.forward.emit(self.program)
 
+    @ops.elementwise(passes=4)  # of float16, the usual codec
     def _read(self) -> None:
         self.source.read(self.rows, self.z, self.norms, self.scratch)
 

@@ -52,6 +52,11 @@ class Program:
     def __init__(self) -> None:
         self._operations: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._uses: list[tuple[Array, ...]] = []
+        self._sections: list[tuple[int, str]] = []
+
+    def section(self, name: str) -> None:
+        """Names the operations that follow, for people: "phase: what is done"."""
+        self._sections.append((len(self._operations), name))
 
     def emit(
         self, function: Callable[..., Any], *arguments: Any, uses: tuple[Array, ...] = ()
@@ -72,6 +77,15 @@ class Program:
     def operations(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
         """(function, arguments) of each operation, in order."""
         return self._operations
+
+    @property
+    def sections(self) -> list[str]:
+        """Name of the section of each operation, in order."""
+        names, current, starts = [], "", dict(self._sections)
+        for index in range(len(self._operations)):
+            current = starts.get(index, current)
+            names.append(current)
+        return names
 
     def touched(self) -> Iterator[list[Array]]:
         """The arrays that each operation touches, in the order in which they run."""

@@ -52,6 +52,7 @@ class FusedWeights:
         config, parameters = self.config, self.parameters
         if not config.blocks:
             return
+        program.section("weights: fuse, centre, scale")
         r, qkv = config.rank, parameters["blocks.qkv"]
         for index in range(config.blocks):
             rows = self.fused[4 * r * index : 4 * r * (index + 1)]
@@ -71,6 +72,7 @@ class FusedWeights:
         program.emit(np.multiply, self.bias[:, :r], self.query_scale, self.bias[:, :r])
 
 
+@ops.elementwise(passes=2)
 def centre_rows(rows: Array, mean: Array) -> None:
     """Subtracts from each row its mean; `mean` is work space, (rows, 1)."""
     ops.mean_rows(rows, mean)

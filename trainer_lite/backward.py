@@ -41,15 +41,20 @@ class BackwardPass:
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
         config = self.forward.config
+        program.section("backward: head")
         self._emit_head(program)
         if not config.blocks:
             return
         program.emit(ops.fill, self.later_c, 0.0)
         for index in reversed(range(config.blocks)):
             block = self.forward.blocks[index]
+            program.section(f"backward: block {index}, dH")
             dh = self._emit_dh(program, index, block)
+            program.section(f"backward: block {index}, attention")
             dqkv = self._emit_attention(program, block, dh)
+            program.section(f"backward: block {index}, q k v")
             self._emit_projection(program, index, block, dqkv)
+        program.section("backward: product with the features")
         self._emit_products(program)
 
     def _emit_head(self, program: Program) -> None:
@@ -156,6 +161,7 @@ class BackwardPass:
         program.emit(np.add, sums.mixed, mixed, sums.mixed)
 
 
+@ops.elementwise(passes=7)
 def layer_norm_backward(g: Array, normed: Array, rstd: Array, mean: Array, work: Array) -> None:
     """g, gradient of `normed` (B, d), becomes the gradient of LayerNorm's input.
 

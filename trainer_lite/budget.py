@@ -27,8 +27,8 @@ from trainer_lite.config import TrainConfig
 from trainer_lite.parameters import ParameterSet
 from trainer_lite.rehearsal import rehearse
 
-# Python's own objects, fitted to what benchmarks/memory.py measures: those of a run, and those of
-# each operation of its programs (a tuple, its views of buffers).
+# Python's own objects, fitted to what benchmarks/predictions.py measures: those of a run, and
+# those of each operation of its programs (a tuple, its views of buffers).
 RUN_OBJECTS = 448 << 10
 OPERATION_OBJECTS = 2048
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more

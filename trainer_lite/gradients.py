@@ -43,6 +43,7 @@ class BatchSums:
 
     def emit_clear(self, program: Program) -> None:
         """Zeroes everything: what tiles add to, and the rows that a smaller batch leaves out."""
+        program.section("gradients: clear the sums")
         for total in (self.dright, self.mixed, self.dbias, *self.head):
             program.emit(ops.fill, total, 0.0)
 
@@ -69,6 +70,7 @@ class GradientAssembly:
     def emit(self, program: Program) -> None:
         """Appends the whole assembly."""
         sums, gradients = self.sums, self.gradients
+        program.section("gradients: from sums to parameters")
         program.emit(np.matmul, sums.dlogits.T, sums.head_input, gradients["head.weight"])
         program.emit(ops.sum_channels, sums.dlogits, gradients["head.bias"])
         program.emit(np.copyto, gradients["head.norm_weight"], sums.dnorm_weight)

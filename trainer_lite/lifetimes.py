@@ -8,7 +8,7 @@ the first to the last operation that touches it. The program in the middle of `b
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edge_runtime.program import Array, Program, Workspace
 from trainer_lite.plan import Lifetime
@@ -20,7 +20,7 @@ def lifetimes_of(workspace: Workspace, programs: Sequence[Program], loop: int) -
     Args:
         loop: index of the program that runs repeatedly.
     """
-    owners = Owners(workspace)
+    owners = Owners(workspace.buffers)
     touches: dict[str, list[int]] = {name: [] for name in workspace.buffers}
     spans: list[tuple[int, int]] = []
     position = 0
@@ -49,10 +49,10 @@ def _live(touches: list[int], loop: tuple[int, int], end: int) -> tuple[int, int
 
 
 class Owners:
-    """Which buffer of a workspace an array is a view of, by its address."""
+    """Which of some named buffers, apart from each other, an array is a view of."""
 
-    def __init__(self, workspace: Workspace):
-        held = {name: b for name, b in workspace.buffers.items() if b.nbytes}
+    def __init__(self, buffers: Mapping[str, Array]):
+        held = {name: b for name, b in buffers.items() if b.nbytes}
         self._spans = sorted((address(b), address(b) + b.nbytes, n) for n, b in held.items())
         self._starts = [start for start, _, _ in self._spans]
 

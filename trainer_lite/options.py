@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+from edge_runtime.cli.common import PATH
 
 UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 UNITS.update({"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30})
@@ -75,11 +78,34 @@ OPTIONS = [
 ]
 
 
+SHAPE_OPTIONS = OPTIONS[:5]  # those that say what an adaptor is
+
+
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of a training run to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say what an adaptor is."""
+    for option in reversed(SHAPE_OPTIONS):
+        command = option(command)
+    return command
+
+
+board_option = click.option(
+    "--board",
+    type=PATH,
+    help="What `edgetune calibrate` wrote. [default: board.json, if it is there]",
+)
+
+
+def board_path(given: Path | None) -> Path | None:
+    """The calibration to use: the one given, or board.json of the current folder if it is there."""
+    default = Path("board.json")
+    return given or (default if default.exists() else None)
 
 
 def set_blas_threads(threads: int) -> None:

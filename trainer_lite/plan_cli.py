@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.cli.common import PATH, emit_json, json_option
-from trainer_lite.options import set_blas_threads, training_options
+from trainer_lite.options import board_option, board_path, set_blas_threads, training_options
 
 if TYPE_CHECKING:
     from trainer_lite.budget import MemoryPlan, Planner
+    from trainer_lite.build import StepShape
+    from trainer_lite.data import TrainingData
 
 SHOWN = 6  # buffers of the arena that the table lists
 
@@ -52,6 +54,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
     help="With --shape.",
 )
 @training_options
+@board_option
 @json_option
 def plan(
     features: Path | None,
@@ -61,6 +64,7 @@ def plan(
     codec: str,
     threads: int,
     memory_budget: int | None,
+    board: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -68,6 +72,8 @@ def plan(
 
     With --memory-budget, exits with 1 where the budget cannot be kept, and says the least that
     can. All options of `edgetune train` may be given; they change the plan as they change the run.
+    With a calibration (`edgetune calibrate`), of this machine or of another, an epoch's seconds
+    are predicted as well.
 
     \b
     Examples:
@@ -93,10 +99,38 @@ def plan(
     least = planner.plan(1).budget_bytes
     chosen = choose_tile(planner, memory_budget)
     steps = -(-len(data.source.labels) // config.batch_size)
+    content = as_object(chosen, planner, least, steps, memory_budget)
+    where = board_path(board)
+    if where is not None:
+        planned = planner.shape(chosen.tile_images)
+        content.update(predicted_time(where, data, planned, threads))
     if as_json:
-        emit_json(as_object(chosen, planner, least, steps, memory_budget))
+        emit_json(content)
     else:
-        click.echo(as_table(chosen, planner, least, steps, memory_budget))
+        click.echo(as_table(content))
+
+
+def predicted_time(
+    path: Path, data: TrainingData, shape: StepShape, threads: int
+) -> dict[str, Any]:
+    """Seconds of an epoch on a calibrated board."""
+    from edge_runtime.errors import MismatchError
+    from trainer_lite.board import Board
+    from trainer_lite.forecast import forecast
+
+    board = Board.load(path)
+    if board.threads != threads:
+        raise MismatchError(
+            f"{path} was calibrated with --threads {board.threads}, this plan is for {threads}; "
+            f"plan with that many, or calibrate again with --threads {threads}"
+        )
+    found = forecast(board, data.adaptor, data.source, data.val, shape)
+    return {
+        "predicted_epoch_seconds": found.epoch,
+        "predicted_training_seconds": found.training,
+        "predicted_validation_seconds": found.validation,
+        "board": board.machine,
+    }
 
 
 def as_object(
@@ -134,11 +168,9 @@ def as_object(
     }
 
 
-def as_table(
-    chosen: MemoryPlan, planner: Planner, least: int, steps: int, budget: int | None
-) -> str:
+def as_table(content: dict[str, Any]) -> str:
     """The plan for people."""
-    content = as_object(chosen, planner, least, steps, budget)
+    steps, budget = content["steps_per_epoch"], content["memory_budget_bytes"]
 
     def line(name: str, nbytes: int, note: str = "") -> str:
         return f"{name:34}{nbytes / 2**20:9.2f} MiB  {note}".rstrip()
@@ -155,11 +187,20 @@ def as_table(
     lines += [
         line("Python objects", content["object_bytes"], "estimated"),
         line("predicted peak RSS", content["predicted_peak_rss_bytes"]),
-        line("least budget", least, "a tile of 1 image"),
+        line("least budget", content["least_budget_bytes"], "a tile of 1 image"),
     ]
     if budget is not None:
         lines.append(line("memory budget", budget, "kept"))
     for name, count in (("step", 1), (f"epoch ({steps} steps)", steps)):
         macs = content["macs_per_step"] * count
         lines.append(f"{name:34}{macs / 1e9:9.3f} GMACs  {2 * macs / 1e9:.3f} GFLOPs")
+    if "predicted_epoch_seconds" in content:
+        training, validation = (
+            content[f"predicted_{part}_seconds"] for part in ("training", "validation")
+        )
+        lines.append(
+            f"{'predicted time of an epoch':34}{training + validation:9.2f} s    "
+            f"training {training:.2f}, validation {validation:.2f}; as calibrated on "
+            f"{content['board']['processor']}"
+        )
     return "\n".join(lines)

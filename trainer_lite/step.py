@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Program, Workspace
@@ -50,7 +51,7 @@ class TrainingStep:
         weights.emit_refresh(self.before)
         self.sums.emit_clear(self.before)
         self._tiles: dict[int, Tile] = {}
-        self.tile = self._tile_of(self.tile_images).program  # the largest first: it sets the sizes
+        self.tile = self.tile_of(self.tile_images).program  # the largest first: it sets the sizes
         GradientAssembly(weights, self.sums, gradients, workspace).emit(self.after)
 
     @property
@@ -68,7 +69,7 @@ class TrainingStep:
         loss, correct, batch = 0.0, 0, len(rows)
         for start in range(0, batch, self.tile_images):
             part = slice(start, min(start + self.tile_images, batch))
-            tile = self._tile_of(part.stop - start)
+            tile = self.tile_of(part.stop - start)
             tile.set(part, rows[part], labels[part], None if drop is None else drop[:, part], batch)
             tile.program.run()
             loss += tile.loss
@@ -76,7 +77,7 @@ class TrainingStep:
         self.after.run()
         return loss, correct
 
-    def _tile_of(self, images: int) -> Tile:
+    def tile_of(self, images: int) -> Tile:
         if images not in self._tiles:
             self._tiles[images] = Tile(self, images)
         return self._tiles[images]
@@ -98,13 +99,16 @@ class Tile:
         self.norms = self.forward.norms.reshape(shape)
         self.program = Program()
         given = () if self.drop is None else (self.drop,)
+        self.program.section("input: read and decode")
         self.program.emit(self._read, uses=(self.z, self.norms, self.scratch, *given))
         self.forward.emit(self.program)
         backward, sums = self.backward, step.sums
+        self.program.section("loss: cross-entropy")
         self.program.emit(self._loss, uses=(self.forward.logits, backward.dlogits))
         self.backward.emit(self.program)
         made = (backward.dlogits, backward.stream_gradient, backward.dhead_input)
         kept = (self.forward.head_input, self.forward.normed_pool, self.forward.pooled_h)
+        self.program.section("gradients: keep the head's factors")
         self.program.emit(self._collect, uses=(*made, *kept, *sums.head))
 
     def set(self, part: slice, rows: Array, labels: Array, drop: Array | None, batch: int) -> None:
@@ -112,17 +116,20 @@ class Tile:
         self._part, self._rows, self._labels, self._batch = part, rows, labels, batch
         self._given_drop = drop
 
+    @ops.elementwise(passes=4)  # of float16, the usual codec
     def _read(self) -> None:
         self.step.source.read(self._rows, self.z, self.norms, self.scratch)
         if self.drop is not None:
             np.copyto(self.drop, self._given_drop)  # type: ignore[arg-type]
 
+    @ops.elementwise(passes=8)
     def _loss(self) -> None:
         logits, labels = self.forward.logits, self._labels
         dlogits, smoothing = self.backward.dlogits, self.step.smoothing
         self.loss = cross_entropy(logits, labels, smoothing, self._batch, dlogits)
         self.correct = int((logits.argmax(axis=1) == labels).sum())
 
+    @ops.elementwise(passes=1)
     def _collect(self) -> None:
         """Keeps the head's factors of a tile: their products are taken once, for the batch."""
         sums, forward, backward, part = self.step.sums, self.forward, self.backward, self._part

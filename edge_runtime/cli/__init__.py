@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "trainer_lite.cli:train",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
+    "profile": "trainer_lite.profile_cli:profile",
+    "calibrate": "trainer_lite.calibrate_cli:calibrate",
     "selftest": "trainer_lite.selftest_cli:selftest",
     "inspect": "edge_runtime.cli.inspect:inspect",
 }

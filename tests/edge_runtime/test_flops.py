@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.flops import program_macs
+from edge_runtime import ops
+from edge_runtime.flops import forward_macs, operation_cost, program_macs
+from edge_runtime.predictor import Predictor
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights
 from tests.problems import config_of, problem_of, random_parameters
 from trainer_lite.build import StepShape, plan_step
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape)
 
 
 def closed_form(config: Any, batch: int) -> int:
@@ -47,6 +53,37 @@ def test_a_step_multiplies_what_the_closed_form_says(blocks: int, heads: int, po
     weights = FusedWeights(config, parameters, Workspace())
     plan = plan_step(weights, gradients, problem, StepShape(batch=4, tile=2))
     assert plan.macs == closed_form(config, 4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_inference_multiplies_what_the_closed_form_says(blocks: int, heads: int, pool: str) -> None:
+    changes = {"blocks": blocks, "heads": heads} if blocks else {"kind": "linear"}
+    config = config_of(pool=pool, **changes)
+    weights = FusedWeights(config, random_parameters(config, np.float32), Workspace())
+    predictor = Predictor(weights, Workspace(), tile=2)
+    found = program_macs(predictor.tile)
+    pooled = config.tokens * (config.embed_dim + config.rank * config.blocks)
+    assert found == 2 * forward_macs(config)
+    assert forward_macs(config) > (pooled if pool == "mean" else 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "flops", "nbytes"),
+    [
+        (np.add, (ones(3, 4), ones(3, 4), ones(3, 4)), 12, 3 * 96),
+        (np.multiply, (ones(3, 4), 2.0, ones(3, 4)), 12, 2 * 96),
+        (ops.fill, (ones(3, 4), 0.0), 0, 96),
+        (ops.clamp_at_zero, (ones(3, 4),), 12, 2 * 96),
+        (np.matmul, (ones(3, 4), ones(4, 5), ones(3, 5)), 2 * 60, 8 * (12 + 20 + 15)),
+        (np.add.reduce, (ones(3, 4), 0, None, ones(4)), 12, 8 * 16),
+    ],
+)
+def test_costs(function: Any, arguments: Any, flops: int, nbytes: int) -> None:
+    found = operation_cost(function, arguments, ())
+    assert (found.flops, found.bytes) == (flops, nbytes)
+    assert found.macs == (flops // 2 if function is np.matmul else 0)
 
 
 def test_elementwise_operations_count_nothing() -> None:

@@ -44,7 +44,7 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
 
     run(step.before)
     loss, correct, after_before = 0.0, 0, position
-    tile = step._tile_of(step.tile_images)
+    tile = step.tile_of(step.tile_images)
     for start in range(0, batch, step.tile_images):
         position = after_before
         part = slice(start, start + step.tile_images)

@@ -1,0 +1,158 @@
+"""Calibrates a board: times real training steps and inferences at a few shapes, and its limits."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.codecs import CODECS
+from edge_runtime.flops import Cost
+from edge_runtime.made_up import write_made_up
+from trainer_lite.board import Board, Sample, fit
+from trainer_lite.clocks import Measured
+from trainer_lite.config import TrainConfig
+from trainer_lite.data import prepare
+from trainer_lite.profiler import Profile, profile
+from trainer_lite.rates import measure_rates
+
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Features and adaptor of one calibration run."""
+
+    tokens: int
+    embed_dim: int
+    rank: int = 8
+    blocks: int = 2
+    heads: int = 1
+    classes: int = 10
+    batch: int = 8
+    codec: str = "float16"
+    pool: str = "mean"
+    kind: str = "attention"
+    drop_path: float = 0.0
+
+
+# Widths and token counts of the common backbones, ranks and heads around the defaults, every codec
+# and pooling: each kind of operation is met at several sizes.
+SHAPES = [
+    Shape(17, 96, blocks=3, batch=16),
+    Shape(50, 384, rank=4, codec="int8", classes=100),
+    Shape(197, 192, blocks=3),
+    Shape(197, 192, rank=16, heads=4, pool="cls", codec="int8"),
+    Shape(197, 384, rank=4, codec="float32", drop_path=0.1),
+    Shape(197, 768, classes=100, codec="float32"),
+    Shape(197, 768, rank=16, blocks=3, pool="cls", drop_path=0.1),
+    Shape(257, 1024, blocks=3, codec="int8"),
+    Shape(50, 192, kind="linear"),
+    Shape(197, 768, kind="linear", classes=100, codec="float32"),
+]
+
+
+def calibrate(threads: int, folder: Path, advance: Callable[[int, str], None]) -> Board:
+    """Measures this machine; `folder` is on the storage that features will be read from."""
+    rates = measure_rates(folder)
+    advance(1, "rates")
+    samples: dict[str, list[Sample]] = {}
+    between: list[float] = []
+    for shape in SHAPES:
+        found = measure_shape(shape, folder)
+        for stage in (found.training, found.inference):
+            for measured in stage.operations:
+                samples.setdefault(measured.operation.kind, []).append(sample(measured))
+            runs = sum(measured.runs for measured in stage.operations)
+            rest = stage.seconds - sum(measured.seconds for measured in stage.operations)
+            between.append(rest / runs)
+        advance(1, f"{shape.tokens} x {shape.embed_dim}")
+    return Board(
+        machine=machine(),
+        threads=threads,
+        rates=rates,
+        kinds={kind: fit(found) for kind, found in sorted(samples.items())},
+        between=max(0.0, statistics.median(between)),
+    )
+
+
+def measure_shape(shape: Shape, folder: Path) -> Profile:
+    """Profiles a few steps on made-up features of that shape."""
+    config = TrainConfig(
+        batch_size=shape.batch,
+        rank=shape.rank,
+        blocks=shape.blocks,
+        heads=shape.heads,
+        pool=shape.pool,
+        kind=shape.kind,
+        drop_path=shape.drop_path,
+    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
+        features = write_made_up(
+            Path(temporary),
+            CODECS[shape.codec],
+            rows=2 * shape.batch,
+            tokens=shape.tokens,
+            embed_dim=shape.embed_dim,
+            classes=shape.classes,
+        )
+        data = prepare(config, features)
+        return profile(data.adaptor, config, data.source, STEPS)
+
+
+def sample(measured: Measured) -> Sample:
+    """One run of an operation: its cost and its seconds."""
+    cost, runs = measured.cost, measured.runs
+    one = Cost(cost.macs // runs, cost.flops // runs, cost.bytes // runs)
+    return one, measured.seconds / runs
+
+
+def machine() -> dict[str, str | int]:
+    """What this machine is, for people who read the file later."""
+    sizes = {"page_bytes": os.sysconf("SC_PAGE_SIZE")}
+    sizes["memory_bytes"] = sizes["page_bytes"] * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": processor(),
+        "architecture": platform.machine(),
+        "cores": cores or 1,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": blas_name(),
+        **sizes,
+    }
+
+
+def processor() -> str:
+    """Name of the processor or board, as Linux tells it."""
+    for path in ("/proc/device-tree/model", "/proc/cpuinfo"):
+        for line in lines_of(path):
+            if path.endswith("cpuinfo") and not line.startswith(("model name", "Model")):
+                continue
+            return line.split(":", 1)[-1].strip(" \t\n\0")
+    return platform.processor() or platform.machine()
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """Lines of a file of the system; none where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from file
+    except OSError:
+        return
+
+
+def blas_name() -> str:
+    """The BLAS that numpy was built with."""
+    try:
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return f"{built['name']} {built.get('version', '')}".strip()
+    except (TypeError, KeyError):  # before numpy 1.26
+        info = getattr(np.__config__, "blas_opt_info", {})
+        return ", ".join(info.get("libraries", [])) or "unknown"

@@ -1,0 +1,94 @@
+"""How long an epoch will take on a calibrated board, from what its operations are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.predictor import Predictor
+from edge_runtime.program import Program, Workspace
+from edge_runtime.sources import FeatureSource
+from edge_runtime.weights import FusedWeights
+from trainer_lite.board import Board
+from trainer_lite.build import StepShape, step_in
+from trainer_lite.clocks import Names, Operation, describe, optimiser_operation
+from trainer_lite.parameters import ParameterSet
+from trainer_lite.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of an epoch: training, and the validation after it."""
+
+    training: float
+    validation: float
+
+    @property
+    def epoch(self) -> float:
+        return self.training + self.validation
+
+
+def forecast(
+    board: Board,
+    adaptor: AdaptorConfig,
+    source: FeatureSource,
+    val: FeatureSource | None,
+    shape: StepShape,
+) -> Forecast:
+    """Seconds of an epoch at this shape; nothing is run.
+
+    Features that fill more than half of the board's memory are taken to be read from storage each
+    epoch, all others from the system's cache.
+
+    Raises:
+        FormatError: a calibration of another version.
+    """
+    parameters = ParameterSet(adaptor)
+    workspace, trial, other = Workspace(), Workspace(), Workspace()
+    weights = FusedWeights(adaptor, parameters.values, workspace)
+    step = step_in(trial, weights, parameters.gradients, source, shape)
+    names = Names(parameters, workspace, trial)
+    rows, batch = len(source.labels), shape.batch
+    steps = -(-rows // batch)
+    tiles = Counter(tile for size in pieces(rows, batch) for tile in pieces(size, step.tile_images))
+    once = [*describe(step.before, names), *describe(step.after, names)]
+    once.append(optimiser_operation(parameters))
+    seconds = steps * total(board, once)
+    for images, count in tiles.items():
+        seconds += count * total(board, described_tile(step, images, names))
+    validation = 0.0
+    if val is not None:
+        predictor = Predictor(weights, other, shape.tile, val.scratch_bytes(shape.tile))
+        operations = describe(predictor.tile, Names(parameters, workspace, other))
+        validation = len(val.labels) / shape.tile * total(board, operations)
+    return Forecast(
+        seconds + storage_seconds(board, source),
+        validation + (storage_seconds(board, val) if val is not None else 0.0),
+    )
+
+
+def described_tile(step: TrainingStep, images: int, names: Names) -> list[Operation]:
+    """Operations of the tile program of so many images."""
+    program: Program = step.tile_of(images).program
+    return describe(program, names)
+
+
+def pieces(total: int, size: int) -> list[int]:
+    """Sizes of the pieces that so many images are cut into."""
+    return [size] * (total // size) + ([total % size] if total % size else [])
+
+
+def total(board: Board, operations: Sequence[Operation]) -> float:
+    """Seconds of all of them, one after the other."""
+    return sum(board.seconds(operation) for operation in operations)
+
+
+def storage_seconds(board: Board, source: FeatureSource) -> float:
+    """Seconds of reading all features from storage; 0 where they stay in memory."""
+    nbytes = len(source.labels) * source.scratch_bytes(1)
+    memory = board.machine.get("memory_bytes", 0)
+    if not isinstance(memory, int) or 2 * nbytes <= memory:
+        return 0.0
+    return nbytes / board.rates["storage_bytes"]

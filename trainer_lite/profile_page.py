@@ -1,0 +1,16 @@
+"""A profile as one page that needs no network: template and data in one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = Path(__file__).with_name("profile_page.html")
+PLACE = "/*PROFILE*/null"
+
+
+def page(content: dict[str, Any]) -> str:
+    """The page for what profile_table.as_object gives."""
+    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")  # ends no script early
+    return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, data)

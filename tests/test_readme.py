@@ -70,6 +70,7 @@ def test_commands_and_code_in_order(workplace: Path) -> None:
         "export",
         "extract",
         "selftest",
+        "calibrate",
         "plan",
         "train",
         "evaluate",
@@ -81,6 +82,7 @@ def test_commands_and_code_in_order(workplace: Path) -> None:
         extra = ["--random-weights"] if command[0] == "export" else []  # tests have no network
         printed[command[0]] = run(["-m", "edge_runtime.cli", *command, *extra], workplace)
     assert "predicted peak RSS" in printed["plan"]
+    assert "predicted time of an epoch" in printed["plan"]
     assert "best epoch" in printed["train"]
     assert re.search(r"accuracy on test \(16 images\): (1.0|0.9)", printed["evaluate"])
     assert printed["predict"].startswith("cat.jpg: cat")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 MAX_OPEN_SHARDS = 64
+NORMS = np.dtype("<f4")
 
 
 def shard_layout(
@@ -31,7 +34,7 @@ def shard_layout(
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Name -> (dtype, shape) of every tensor that a shard must hold."""
     layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
-        "norms": (np.dtype("<f4"), (rows, tokens)),
+        "norms": (NORMS, (rows, tokens)),
         "labels": (np.dtype("<i4"), (rows,)),
         "features": (codec.dtype, (rows, tokens, embed_dim)),
     }
@@ -62,7 +65,7 @@ class FeatureSplit:
         self.folder, self.name, self.shards, self.rms = folder, name, shards, rms
         self.tokens, self.embed_dim = folder.tokens, folder.embed_dim
         self.rows = sum(shard.rows for shard in shards)
-        self._starts = np.cumsum([0] + [shard.rows for shard in shards])
+        self._starts = [0, *accumulate(shard.rows for shard in shards)]
         self._open: dict[int, tuple[BinaryIO, tensorfile.Header]] = {}
         weakref.finalize(self, close_all, self._open)
         self._checked: set[int] = set()
@@ -109,16 +112,22 @@ class FeatureSplit:
         shape = (count, self.tokens, self.embed_dim)
         stored = scratch[: math.prod(shape) * codec.dtype.itemsize].view(codec.dtype).reshape(shape)
         scale_shape, scale = codec.scale_shape(count, self.tokens), None
+        narrow = norms if norms.dtype == NORMS else np.empty(norms.shape, NORMS)
+        wanted = [("features", stored), ("norms", narrow)]
         if scale_shape is not None:
             scale = scratch[start:end].view(np.float32).reshape(scale_shape)
-        for position, row in enumerate(rows):
-            index = int(np.searchsorted(self._starts, row, side="right")) - 1
-            local = int(row) - int(self._starts[index])
-            one = slice(position, position + 1)
-            self._read_row(index, "features", local, stored[one])
-            if scale is not None:
-                self._read_row(index, "scale", local, scale[one])
-            self._read_row(index, "norms", local, norms[one])
+            wanted.append(("scale", scale))
+        views = [(name, a.reshape(-1).view(np.uint8).data) for name, a in wanted]
+        for position, row in enumerate(rows.tolist()):
+            index = bisect_right(self._starts, row) - 1
+            file, header = self._file(index)
+            local, path = row - self._starts[index], self.shards[index].path
+            for name, view in views:
+                size = len(view) // count
+                part = view[position * size : (position + 1) * size]
+                tensorfile.fill(file, header.tensors[name].offset + local * size, part, path)
+        if narrow is not norms:
+            np.copyto(norms, narrow)
         decode(codec, stored, scale, z)
 
     def close(self) -> None:
@@ -132,18 +141,6 @@ class FeatureSplit:
         out = np.empty(info.shape, info.dtype)
         tensorfile.read_into(file, info.offset, out, self.shards[index].path)
         return out
-
-    def _read_row(self, index: int, name: str, row: int, out: Array) -> None:
-        """Row `row` of a tensor into `out`, which has that one row's size."""
-        file, header = self._file(index)
-        offset = header.tensors[name].offset + row * out.nbytes
-        if out.dtype == header.tensors[name].dtype:
-            tensorfile.read_into(file, offset, out, self.shards[index].path)
-        else:  # norms wanted in float64
-            narrow = np.empty(out.shape, header.tensors[name].dtype)
-            offset = header.tensors[name].offset + row * narrow.nbytes
-            tensorfile.read_into(file, offset, narrow, self.shards[index].path)
-            np.copyto(out, narrow)
 
     def _file(self, index: int) -> tuple[BinaryIO, tensorfile.Header]:
         if index not in self._open:
@@ -194,13 +191,14 @@ class FeatureSplit:
 
     def _finite(self, index: int) -> bool:
         """Whether a shard is free of NaN and infinities, which decoding could hide."""
-        _, header = self._open[index]
+        file, header = self._open[index]
         for name in ("norms", "scale"):
             if name in header.tensors and not np.isfinite(self._tensor(index, name)).all():
                 return False
         row = np.empty((self.tokens, self.embed_dim), self.folder.codec.dtype)
         for position in range(self.shards[index].rows if row.dtype.kind == "f" else 0):
-            self._read_row(index, "features", position, row)
+            offset = header.tensors["features"].offset + position * row.nbytes
+            tensorfile.read_into(file, offset, row, self.shards[index].path)
             if not np.isfinite(row).all():
                 return False
         return True

@@ -128,13 +128,16 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def read_into(file: BinaryIO, offset: int, out: Array, path: Path) -> None:
     """Fills the contiguous array `out` with the bytes at `offset`; a short file is an error."""
-    view = out.reshape(-1).view(np.uint8).data
-    file.seek(offset)
-    while len(view):
-        count = file.readinto(view)  # type: ignore[attr-defined]
+    fill(file, offset, out.reshape(-1).view(np.uint8).data, path)
+
+
+def fill(file: BinaryIO, offset: int, view: memoryview, path: Path) -> None:
+    """Fills `view` with the bytes at `offset`; several threads may read one file."""
+    while view:
+        count = os.preadv(file.fileno(), [view], offset)
         if not count:
             raise FormatError(f"{path}: ends {len(view)} bytes early; it is truncated")
-        view = view[count:]
+        view, offset = view[count:], offset + count
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class FusedWeights:
         self.config = config
         self.parameters = parameters
         d, r, depth = config.embed_dim, config.rank, config.blocks
-        self.query_scale = config.head_rank**-0.5 if depth else 1.0
+        self.query_scale = config.head_rank**-0.5 / ops.LOG_BASE if depth else 1.0
         self.fused = workspace.array("weights.fused", (4 * r * depth, d))
         self.right = workspace.array("weights.right", (config.product_rows, d))
         self.u = workspace.array("weights.u", (depth * r, d))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
+from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
@@ -98,6 +101,12 @@ def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> P
     labels = rng.integers(0, config.classes, rows)
     kept = rng.random((max(config.blocks, 1), rows)) > 0.3
     return Problem(config, features.astype(dtype), labels, (kept / 0.7).astype(dtype))
+
+
+def use_power(power: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has softmax computed with np.exp or np.exp2, whichever is faster here."""
+    monkeypatch.setattr(ops, "POWER", power)
+    monkeypatch.setattr(ops, "LOG_BASE", math.log(2) if power is np.exp2 else 1.0)
 
 
 def poison(workspace: Workspace) -> None:

@@ -120,6 +120,8 @@ class BackwardPass:
         program.emit(np.negative, delta, delta)
         program.emit(np.multiply, dh, block.scale[:, :, None], right[:, :, :e])
         program.emit(ops.times_transposed, right[:, :, :e], block.scores, x_rows, rows, dv)
+        if ops.LOG_BASE != 1:
+            program.emit(np.multiply, right, ops.LOG_BASE, right)
         program.emit(np.matmul, v1.swapaxes(2, 3), right, dscores)
         program.emit(np.multiply, dscores, block.scores, dscores)
         program.emit(np.matmul, k, dscores, dq)

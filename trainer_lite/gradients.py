@@ -22,8 +22,8 @@ class BatchSums:
     """What the tiles of one batch add up.
 
     dright (C, d): e z. mixed (C, Lr): e H^T. dbias (L, 3r): sum of dY over tokens.
-    For the head, row by row an image: head_input, g (batch, d), dlogits (batch, K), normed,
-    dhead_input (batch, d) and pooled_h (Lr, batch).
+    For the head, image by image: logits, dlogits (batch, K), normed, g (batch, d) and
+    pooled_h (Lr, batch).
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
@@ -31,15 +31,13 @@ class BatchSums:
         self.dright = workspace.array("sums.dright", (c, d))
         self.mixed = workspace.array("sums.mixed", (c, depth * r))
         self.dbias = workspace.array("sums.dbias", (depth, 3 * r))
+        self.logits = workspace.array("sums.logits", (batch, config.classes))
         self.dlogits = workspace.array("sums.dlogits", (batch, config.classes))
-        self.head_input = workspace.array("sums.head_input", (batch, d))
+        self.normed = workspace.array("sums.normed", (batch, d))
         self.g = workspace.array("sums.g", (batch, d))
         self.pooled_h = workspace.array("sums.pooled_h", (depth * r, batch))
-        self.dnorm_weight = workspace.array("sums.dnorm_weight", (d,))
-        self.dnorm_bias = workspace.array("sums.dnorm_bias", (d,))
-
-        head = (self.dlogits, self.head_input, self.g, self.pooled_h)
-        self.head: tuple[Array, ...] = (*head, self.dnorm_weight, self.dnorm_bias)
+        head = (self.logits, self.dlogits, self.normed, self.g, self.pooled_h)
+        self.head: tuple[Array, ...] = head
 
     def emit_clear(self, program: Program) -> None:
         """Zeroes everything: what tiles add to, and the rows that a smaller batch leaves out."""
@@ -60,6 +58,7 @@ class GradientAssembly:
     ):
         config = weights.config
         self.weights, self.sums, self.gradients = weights, sums, gradients
+        self.workspace = workspace
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dfused = workspace.array("dfused", (4 * r * depth, d))
         self.du = workspace.array("du", (depth * r, d))
@@ -69,16 +68,27 @@ class GradientAssembly:
 
     def emit(self, program: Program) -> None:
         """Appends the whole assembly."""
-        sums, gradients = self.sums, self.gradients
         program.section("gradients: from sums to parameters")
-        program.emit(np.matmul, sums.dlogits.T, sums.head_input, gradients["head.weight"])
-        program.emit(ops.sum_channels, sums.dlogits, gradients["head.bias"])
-        program.emit(np.copyto, gradients["head.norm_weight"], sums.dnorm_weight)
-        program.emit(np.copyto, gradients["head.norm_bias"], sums.dnorm_bias)
+        self._emit_head(program)
         if self.weights.config.blocks:
             self._emit_fused(program)
             for index in range(self.weights.config.blocks):
                 self._emit_block(program, index)
+
+    def _emit_head(self, program: Program) -> None:
+        """With M = dlogits^T normed: of the linear layer M gamma + (sum dlogits) beta, of gamma
+        the sum of M * weight over classes, of beta (sum dlogits) weight."""
+        sums, gradients, parameters = self.sums, self.gradients, self.weights.parameters
+        dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
+        product = self.workspace.array("head.product", dw.shape)
+        program.emit(np.matmul, sums.dlogits.T, sums.normed, dw)
+        program.emit(ops.sum_channels, sums.dlogits, db)
+        program.emit(np.multiply, dw, weight, product)
+        program.emit(ops.sum_channels, product, gradients["head.norm_weight"])
+        program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
+        program.emit(np.multiply, dw, parameters["head.norm_weight"], dw)
+        program.emit(np.multiply, db[:, None], parameters["head.norm_bias"], product)
+        program.emit(np.add, dw, product, dw)
 
     def _emit_fused(self, program: Program) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""

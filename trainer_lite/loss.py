@@ -1,4 +1,7 @@
-"""Cross-entropy with label smoothing."""
+"""Cross-entropy with label smoothing.
+
+The target of class c is (1 - smoothing) [c = label] + smoothing / K, as in PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,28 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def cross_entropy(
-    logits: Array, labels: Array, smoothing: float, batch: int, dlogits: Array
-) -> float:
-    """Summed loss of a tile, and its share of the gradient of the batch's mean loss.
-
-    The target of class c is (1 - smoothing) [c = label] + smoothing / K, as in PyTorch.
-
-    Args:
-        logits: (B, K). dlogits: (B, K), overwritten. labels: (B,) integers.
-        batch: images of the whole batch, by which the gradient is divided.
-    """
-    rows = np.arange(len(labels))
-    classes = logits.shape[1]
+def cross_entropy(logits: Array, labels: Array, smoothing: float) -> float:
+    """Summed loss of logits (B, K), labels (B,)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
-    picked = shifted[rows, labels]
-    loss = (log_sum - (1 - smoothing) * picked - smoothing * shifted.mean(axis=1)).sum()
-    np.exp(shifted - log_sum[:, None], dlogits)
-    dlogits -= smoothing / classes
-    dlogits[rows, labels] -= 1 - smoothing
-    dlogits /= batch
-    return float(loss)
+    picked = shifted[np.arange(len(labels)), labels]
+    terms = log_sum - (1 - smoothing) * picked - smoothing * shifted.mean(axis=1)
+    return float(terms.sum())
+
+
+def cross_entropy_gradient(
+    logits: Array, labels: Array, smoothing: float, batch: int, dlogits: Array
+) -> None:
+    """A tile's share of the gradient of the batch's mean loss, into dlogits (B, K).
+
+    Args:
+        batch: images of the whole batch, by which the gradient is divided.
+    """
+    np.subtract(logits, np.maximum.reduce(logits, 1, keepdims=True), dlogits)
+    np.exp(dlogits, dlogits)
+    dlogits /= np.add.reduce(dlogits, 1, keepdims=True) * batch
+    if smoothing:
+        dlogits -= smoothing / (batch * logits.shape[1])
+    share = (1 - smoothing) / batch
+    for row, label in enumerate(labels.tolist()):  # a tile has few images
+        dlogits[row, label] -= share

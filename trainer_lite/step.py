@@ -15,7 +15,7 @@ from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.backward import BackwardPass
 from trainer_lite.gradients import BatchSums, GradientAssembly
-from trainer_lite.loss import cross_entropy
+from trainer_lite.loss import cross_entropy, cross_entropy_gradient
 
 Array = np.ndarray[Any, Any]
 
@@ -66,16 +66,21 @@ class TrainingStep:
             drop: drop-path factors (blocks, batch); needed if and only if drop_path > 0.
         """
         self.before.run()
-        loss, correct, batch = 0.0, 0, len(rows)
+        batch = len(rows)
         for start in range(0, batch, self.tile_images):
             part = slice(start, min(start + self.tile_images, batch))
             tile = self.tile_of(part.stop - start)
             tile.set(part, rows[part], labels[part], None if drop is None else drop[:, part], batch)
             tile.program.run()
-            loss += tile.loss
-            correct += tile.correct
+        outcome = self.outcome(labels)  # before the logits' place is used again
         self.after.run()
-        return loss, correct
+        return outcome
+
+    def outcome(self, labels: Array) -> tuple[float, int]:
+        """(summed loss, images classified rightly) of the batch whose tiles have run."""
+        logits = self.sums.logits[: len(labels)]
+        correct = int((logits.argmax(axis=1) == labels).sum())
+        return cross_entropy(logits, labels, self.smoothing), correct
 
     def tile_of(self, images: int) -> Tile:
         if images not in self._tiles:
@@ -106,10 +111,9 @@ class Tile:
         self.program.section("loss: cross-entropy")
         self.program.emit(self._loss, uses=(self.forward.logits, backward.dlogits))
         self.backward.emit(self.program)
-        made = (backward.dlogits, backward.stream_gradient, backward.dhead_input)
-        kept = (self.forward.head_input, self.forward.normed_pool, self.forward.pooled_h)
-        self.program.section("gradients: keep the head's factors")
-        self.program.emit(self._collect, uses=(*made, *kept, *sums.head))
+        kept = (backward.dlogits, backward.stream_gradient)
+        head = (self.forward.logits, self.forward.normed_pool, self.forward.pooled_h)
+        self.program.emit(self._collect, uses=(*kept, *head, *sums.head))
 
     def set(self, part: slice, rows: Array, labels: Array, drop: Array | None, batch: int) -> None:
         """What the next run works on: `part` of a batch of `batch` images."""
@@ -122,21 +126,17 @@ class Tile:
         if self.drop is not None:
             np.copyto(self.drop, self._given_drop)  # type: ignore[arg-type]
 
-    @ops.elementwise(passes=8)
+    @ops.elementwise(passes=6)
     def _loss(self) -> None:
-        logits, labels = self.forward.logits, self._labels
-        dlogits, smoothing = self.backward.dlogits, self.step.smoothing
-        self.loss = cross_entropy(logits, labels, smoothing, self._batch, dlogits)
-        self.correct = int((logits.argmax(axis=1) == labels).sum())
+        smoothing, dlogits = self.step.smoothing, self.backward.dlogits
+        cross_entropy_gradient(self.forward.logits, self._labels, smoothing, self._batch, dlogits)
 
     @ops.elementwise(passes=1)
     def _collect(self) -> None:
-        """Keeps the head's factors of a tile: their products are taken once, for the batch."""
+        """Keeps what the head's gradients are made of: their products are taken once a batch."""
         sums, forward, backward, part = self.step.sums, self.forward, self.backward, self._part
+        sums.logits[part] = forward.logits
         sums.dlogits[part] = backward.dlogits
-        sums.head_input[part] = forward.head_input
+        sums.normed[part] = forward.normed_pool
         sums.g[part] = backward.stream_gradient
         sums.pooled_h[:, part] = forward.pooled_h
-        np.add(sums.dnorm_bias, np.add.reduce(backward.dhead_input, 0), sums.dnorm_bias)
-        backward.dhead_input *= forward.normed_pool
-        np.add(sums.dnorm_weight, np.add.reduce(backward.dhead_input, 0), sums.dnorm_weight)

@@ -36,7 +36,7 @@ def closed_form(config: Any, batch: int) -> int:
     tokens = t * (wide + before + gram + later + mixed + attention + pool)
     images = batch * (lr * d + k * d) + batch * (k * d + lr * d)
     refresh = lr * 4 * lr * d + depth * 3 * r * d
-    assembly = batch * k * d + c * lr * d + lr * c * d + lr * batch * d + depth * 3 * r * d
+    assembly = batch * k * d + k * d + c * lr * d + lr * c * d + lr * batch * d + depth * 3 * r * d
     return tokens + images + refresh + assembly
 
 

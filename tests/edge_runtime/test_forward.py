@@ -17,7 +17,7 @@ from edge_runtime.predictor import Predictor
 from edge_runtime.program import Workspace
 from edge_runtime.sources import ArrayFeatures
 from edge_runtime.weights import FusedWeights
-from tests.problems import config_of, poison, problem_of, random_parameters
+from tests.problems import config_of, poison, problem_of, random_parameters, use_power
 
 Array = np.ndarray[Any, Any]
 
@@ -34,8 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def softmax(scores: Array) -> Array:
-    weights: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+def softmax(scores: Array, power: Any = np.exp) -> Array:
+    weights: Array = power(scores - scores.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
@@ -141,11 +141,13 @@ def attention_scores(images: int, room: int, size: float, dtype: Any) -> Array:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0.01, 1.0, 10.0, 1e3, 1e10])
 @pytest.mark.parametrize("images", [4, 1])
+@pytest.mark.parametrize("power", [np.exp, np.exp2])
 def test_exp_scores_are_a_softmax_for_scores_of_any_size(
-    images: int, size: float, dtype: Any
+    power: Any, images: int, size: float, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_power(power, monkeypatch)
     scores = attention_scores(images, 4, size, dtype)
-    expected = softmax(scores.astype(np.float64).swapaxes(2, 3)).swapaxes(2, 3)
+    expected = softmax(scores.astype(np.float64).swapaxes(2, 3), power).swapaxes(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ops.exp_scores(scores)

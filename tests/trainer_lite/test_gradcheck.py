@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.gradcheck import directional_error
-from tests.problems import config_of, problem_of, random_parameters, step_of
+from tests.problems import config_of, problem_of, random_parameters, step_of, use_power
 
 CASES: dict[str, dict[str, Any]] = {
     "mean, three blocks": {"blocks": 3},
@@ -30,8 +30,12 @@ def gradient_and_loss(changes: dict[str, Any]) -> tuple[Any, Any, Any]:
     return parameters, gradients, lambda: probe.run(rows, problem.labels)[0] / 6
 
 
+@pytest.mark.parametrize("power", [np.exp, np.exp2])
 @pytest.mark.parametrize("case", CASES)
-def test_gradient_is_the_slope_of_the_loss(case: str) -> None:
+def test_gradient_is_the_slope_of_the_loss(
+    case: str, power: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_power(power, monkeypatch)
     parameters, gradients, loss = gradient_and_loss(CASES[case])
     for seed in range(3):
         assert directional_error(loss, parameters, gradients, seed) < 1e-6

@@ -10,7 +10,7 @@ import statistics
 import click
 import numpy as np
 
-from benchmarks.training_step import alternate, median_ratio
+from benchmarks.timing import alternate, median_ratio
 from edge_runtime.codecs import half_to_float
 
 

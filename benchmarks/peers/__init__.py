@@ -1,0 +1,1 @@
+"""Training the same adaptor with every framework that can: `python -m benchmarks.peers`."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from edge_runtime import formats, tensorfile
+from edge_runtime.allocate import allocate
 from edge_runtime.codecs import Codec, decode, scratch_layout
 from edge_runtime.errors import DataError, FormatError
 
@@ -27,6 +28,7 @@ Array = np.ndarray[Any, Any]
 
 MAX_OPEN_SHARDS = 64
 NORMS = np.dtype("<f4")
+PIECE_BYTES = 1 << 16  # of a shard that is checked
 
 
 def shard_layout(
@@ -179,9 +181,9 @@ class FeatureSplit:
         shard = self.shards[index]
         file, _ = self._open[index]
         file.seek(0)
-        crc = 0
-        while piece := file.read(1 << 18):
-            crc = zlib.crc32(piece, crc)
+        crc, piece = 0, allocate(PIECE_BYTES).data
+        while count := file.readinto(piece):  # type: ignore[attr-defined]
+            crc = zlib.crc32(piece[:count], crc)
         if crc != shard.crc32:
             raise FormatError(f"{shard.path}: its CRC-32 is not the manifest's; run extract again")
         if not self._finite(index):
@@ -192,15 +194,13 @@ class FeatureSplit:
     def _finite(self, index: int) -> bool:
         """Whether a shard is free of NaN and infinities, which decoding could hide."""
         file, header = self._open[index]
-        for name in ("norms", "scale"):
-            if name in header.tensors and not np.isfinite(self._tensor(index, name)).all():
-                return False
-        row = np.empty((self.tokens, self.embed_dim), self.folder.codec.dtype)
-        for position in range(self.shards[index].rows if row.dtype.kind == "f" else 0):
-            offset = header.tensors["features"].offset + position * row.nbytes
-            tensorfile.read_into(file, offset, row, self.shards[index].path)
-            if not np.isfinite(row).all():
-                return False
+        piece = allocate(PIECE_BYTES)
+        for info in header.tensors.values():
+            for start in range(0, info.nbytes if info.dtype.kind == "f" else 0, PIECE_BYTES):
+                part = piece[: min(PIECE_BYTES, info.nbytes - start)].view(info.dtype)
+                tensorfile.read_into(file, info.offset + start, part, self.shards[index].path)
+                if not np.isfinite(part).all():
+                    return False
         return True
 
 

@@ -1,6 +1,6 @@
 """The adaptor's forward pass over one tile of images, without its residual stream.
 
-One product touches the width of the features, `z right^T`; all else is rank-sized. Notation and
+One product touches the width of the features, `z fused^T`; all else is rank-sized. Notation and
 derivation: docs/adaptor.md. B images of N tokens, T = B N, width d, L blocks of rank r in `heads`
 heads of width e, K classes.
 """
@@ -111,11 +111,11 @@ class ForwardPass:
         self._emit_head(program)
 
     def _emit_product(self, program: Program) -> None:
-        """x = right z^T: the one product that reads the features. norms to units of the model."""
+        """x = fused z^T / input_rms: the one product that reads the features; and their norms."""
         t, c = self.z.shape[0], self.config.product_rows
         x_rows = self.workspace.array("x_rows", (t, c))
-        program.emit(np.matmul, self.z, self.weights.right.T, x_rows)
-        program.emit(np.copyto, self.x, x_rows.T)
+        program.emit(np.matmul, self.z, self.weights.fused[:c].T, x_rows)
+        program.emit(np.multiply, x_rows.T, 1.0 / self.config.input_rms, self.x)
         program.emit(np.multiply, self.norms, self.config.input_rms**-2.0, self.norms)
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:

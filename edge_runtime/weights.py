@@ -24,8 +24,8 @@ class FusedWeights:
     """Derived from the parameters by `refresh`, once after each change of them.
 
     With L blocks, rank r, width d and C = 4rL - r:
-    fused (4rL, d); right (C, d), fused / input_rms, what multiplies z;
-    u (Lr, d), the u rows together; cross (Lr, 4rL) = u @ fused^T; bias (L, 3r) = beta W.
+    fused (4rL, d), whose first C rows multiply z; u (Lr, d), the u rows together;
+    cross (Lr, 4rL) = u @ fused^T; bias (L, 3r) = beta W.
     """
 
     def __init__(self, config: AdaptorConfig, parameters: Parameters, workspace: Workspace):
@@ -34,7 +34,6 @@ class FusedWeights:
         d, r, depth = config.embed_dim, config.rank, config.blocks
         self.query_scale = config.head_rank**-0.5 / ops.LOG_BASE if depth else 1.0
         self.fused = workspace.array("weights.fused", (4 * r * depth, d))
-        self.right = workspace.array("weights.right", (config.product_rows, d))
         self.u = workspace.array("weights.u", (depth * r, d))
         self.cross = workspace.array("weights.cross", (depth * r, 4 * r * depth))
         self.bias = workspace.array("weights.bias", (depth, 3 * r))
@@ -64,8 +63,6 @@ class FusedWeights:
         for index in range(config.blocks):
             u = self.fused[4 * r * index + 3 * r : 4 * r * (index + 1)]
             program.emit(np.copyto, self.u[r * index : r * (index + 1)], u)
-        product_rows = self.fused[: config.product_rows]
-        program.emit(np.multiply, product_rows, 1.0 / config.input_rms, self.right)
         program.emit(np.matmul, self.u, self.fused.T, self.cross)
         beta = parameters["blocks.norm_bias"]
         program.emit(np.matmul, qkv, beta[:, :, None], self.bias[:, :, None])

@@ -78,7 +78,6 @@ class Problem:
 
 def step_of(
     parameters: dict[str, Array],
-    gradients: dict[str, Array],
     problem: Problem,
     *,
     planned: bool = True,
@@ -89,8 +88,8 @@ def step_of(
     weights = FusedWeights(problem.config, parameters, Workspace(dtype))
     if planned:
         shape = StepShape(**options)
-        return planned_step(weights, gradients, problem, shape)[0]
-    return TrainingStep(weights, gradients, problem, Workspace(dtype), **options)
+        return planned_step(weights, problem, shape)[0]
+    return TrainingStep(weights, problem, Workspace(dtype), **options)
 
 
 def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> Problem:

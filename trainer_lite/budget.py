@@ -33,7 +33,7 @@ RUN_OBJECTS = 448 << 10
 OPERATION_OBJECTS = 2048
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 JITTER = 384 << 10  # by which one process's start differs from the next one's
-VECTORS = 5  # parameters, gradient, two moments of AdamW, and the best so far
+VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Planner:
 
     Args:
         source: what is trained on. evaluated: what is evaluated on in between or at the end.
+        keep_best: whether a copy of the best parameters is held in memory.
     """
 
     def __init__(
@@ -86,10 +87,14 @@ class Planner:
         training: TrainConfig,
         source: FeatureSource,
         evaluated: Sequence[FeatureSource] = (),
+        *,
+        keep_best: bool = False,
     ):
         self.adaptor, self.training = adaptor, training
         self.source, self.evaluated = source, evaluated
+        self.vectors = VECTORS + keep_best
         rehearse(adaptor)
+        gc.collect()  # programs refer to themselves
         self.baseline_bytes = rss_bytes()
         self._blas_bytes = 0
 
@@ -118,8 +123,8 @@ class Planner:
         parameters = ParameterSet(self.adaptor)
         workspace = Workspace()
         weights = FusedWeights(self.adaptor, parameters.values, workspace)
-        step = plan_step(weights, parameters.gradients, self.source, self.shape(tile))
-        gc.collect()  # programs refer to themselves; what was planned on is to go before the run
+        step = plan_step(weights, self.source, self.shape(tile))
+        gc.collect()  # what was planned on is to go before the run
         rows, batch = len(self.source.labels), self.training.batch_size
         tiles = sizes(tile, [batch, rows % batch])
         evaluated = sizes(tile, [len(source.labels) for source in self.evaluated])
@@ -131,7 +136,7 @@ class Planner:
             step=step,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
-            parameter_bytes=VECTORS * parameters.flat.nbytes,
+            parameter_bytes=self.vectors * parameters.flat.nbytes,
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:

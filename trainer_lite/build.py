@@ -6,8 +6,10 @@ lifetimes (nothing is written there, so no memory is touched), and once in the a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from edge_runtime.allocate import allocate
 from edge_runtime.flops import program_macs
@@ -56,17 +58,23 @@ class StepPlan:
         return max(self.layout.nbytes, self.evaluation.nbytes)
 
 
+class Trial(Workspace):
+    """Buffers that are named and never written: mapped, they take no memory."""
+
+    def _allocate(self, name: str, size: int, dtype: np.dtype[Any]) -> Array:
+        return allocate(size * dtype.itemsize).view(dtype)
+
+
 def plan_step(
     weights: FusedWeights,
-    gradients: Mapping[str, Array],
     source: FeatureSource,
     shape: StepShape,
 ) -> StepPlan:
     """Plans both; touches no memory of the buffers."""
-    trial = Workspace(weights.fused.dtype)
-    step = step_in(trial, weights, gradients, source, shape)
+    trial = Trial(weights.fused.dtype)
+    step = step_in(trial, weights, source, shape)
     layout = plan_layout(lifetimes_of(trial, [step.before, step.tile, step.after], loop=1))
-    trial = Workspace(weights.fused.dtype)
+    trial = Trial(weights.fused.dtype)
     predictor = predictor_in(trial, weights, shape)
     evaluation = plan_layout(lifetimes_of(trial, [predictor.tile], loop=0))
     tiles = shape.batch / shape.tile
@@ -84,7 +92,6 @@ def plan_step(
 
 def build_step(
     weights: FusedWeights,
-    gradients: Mapping[str, Array],
     source: FeatureSource,
     shape: StepShape,
     plan: StepPlan,
@@ -92,32 +99,29 @@ def build_step(
     """Builds both in one arena: they never run at the same time."""
     dtype = weights.fused.dtype
     memory = allocate(plan.arena_bytes)
-    step = step_in(Arena(plan.layout, memory, dtype), weights, gradients, source, shape)
+    step = step_in(Arena(plan.layout, memory, dtype), weights, source, shape)
     return step, predictor_in(Arena(plan.evaluation, memory, dtype), weights, shape)
 
 
 def planned_step(
     weights: FusedWeights,
-    gradients: Mapping[str, Array],
     source: FeatureSource,
     shape: StepShape,
 ) -> tuple[TrainingStep, Predictor]:
     """Plans and builds in one go, where nobody asks about memory first."""
-    plan = plan_step(weights, gradients, source, shape)
-    return build_step(weights, gradients, source, shape, plan)
+    plan = plan_step(weights, source, shape)
+    return build_step(weights, source, shape, plan)
 
 
 def step_in(
     workspace: Workspace,
     weights: FusedWeights,
-    gradients: Mapping[str, Array],
     source: FeatureSource,
     shape: StepShape,
 ) -> TrainingStep:
     """A step whose buffers come from `workspace`."""
     return TrainingStep(
         weights,
-        gradients,
         source,
         workspace,
         batch=shape.batch,

@@ -35,8 +35,8 @@ def train(
     """Train an adaptor on FEATURES, a folder that `edgetune extract` wrote.
 
     The file OUT holds the last epoch. Where there is a val split, the epoch that did best on it is
-    kept beside it, as OUT with `.best` before its suffix. The test split, if there is one, is only
-    reported.
+    kept beside it, as OUT with `.best` before its suffix, from the moment it is known. The test
+    split, if there is one, is only reported.
 
     \b
     Example:
@@ -58,7 +58,11 @@ def train(
     stopped = out.with_name(f"{out.stem}.stopped{out.suffix}")
     if memory_budget is not None:
         refuse_unwritable(stopped, force=force)
-    trainer = Trainer(config, memory_budget=memory_budget)
+    trainer = Trainer(
+        config,
+        memory_budget=memory_budget,
+        on_best=lambda adaptor: adaptor.save(best_out),
+    )
     images = folder.split("train").rows * config.epochs
     if config.fit_on == "train+val" and "val" in folder.split_names:
         images += folder.split("val").rows * config.epochs
@@ -71,8 +75,6 @@ def train(
             error.adaptor.save(stopped)
             raise BudgetError(f"{error}; what was learnt so far is in {stopped}") from None
     result.adaptor.save(out)
-    if result.best is not None:
-        result.best.save(best_out)
     summary = summarise(result)
     if as_json:
         emit_json({"adaptor": str(out), "memory_budget_bytes": memory_budget, **summary})
@@ -81,7 +83,7 @@ def train(
     for name in ("test_accuracy", "val_accuracy", "best_val_accuracy"):
         if summary[name] is not None:
             click.echo(f"{name.replace('_', ' ')}: {summary[name]:.4f}")
-    if result.best is not None:
+    if result.best_epoch is not None:
         click.echo(f"best epoch on val ({summary['best_epoch']}): {best_out}")
     click.echo(
         f"{summary['images_per_second']:.0f} images/s, {result.seconds:.1f} s, "

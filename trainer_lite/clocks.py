@@ -67,11 +67,10 @@ Group = list[tuple[Program, list[Operation]]]
 
 
 class Names(Owners):
-    """Names of all arrays that a step works in: parameters, gradients, buffers of workspaces."""
+    """Names of all arrays that a step works in: parameters and the buffers of workspaces."""
 
     def __init__(self, parameters: ParameterSet, *workspaces: Workspace):
         named = dict(parameters.values)
-        named.update({f"gradient of {name}": a for name, a in parameters.gradients.items()})
         for workspace in workspaces:
             named.update(workspace.buffers)
         super().__init__(named)

@@ -48,7 +48,7 @@ def forecast(
     parameters = ParameterSet(adaptor)
     workspace, trial, other = Workspace(), Workspace(), Workspace()
     weights = FusedWeights(adaptor, parameters.values, workspace)
-    step = step_in(trial, weights, parameters.gradients, source, shape)
+    step = step_in(trial, weights, source, shape)
     names = Names(parameters, workspace, trial)
     rows, batch = len(source.labels), shape.batch
     steps = -(-rows // batch)

@@ -81,10 +81,10 @@ def golden_run(name: str, dtype: Any, tile: int) -> tuple[list[float], dict[str,
     source = GoldenSource(config, dtype)
     weights = FusedWeights(config, parameters.values, Workspace(dtype))
     shape = StepShape(batch=BATCH, tile=tile)
-    step, _ = planned_step(weights, parameters.gradients, source, shape)
+    step, _ = planned_step(weights, source, shape)
     optimiser = AdamW(
         parameters.flat,
-        parameters.flat_gradient,
+        step.gradient,
         decayed=parameters.decayed,
         weight_decay=WEIGHT_DECAY,
     )
@@ -93,7 +93,7 @@ def golden_run(name: str, dtype: Any, tile: int) -> tuple[list[float], dict[str,
     for _ in range(STEPS):
         loss, _ = step.run(np.arange(BATCH), source.labels)
         losses.append(loss / BATCH)
-        first = first or {key: g.copy() for key, g in parameters.gradients.items()}
+        first = first or {key: g.copy() for key, g in step.gradients.items()}
         optimiser.step(RATE)
     return losses, first
 

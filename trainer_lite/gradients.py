@@ -5,7 +5,6 @@ Nothing here grows with tokens; the work is on rank x width matrices. Derivation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
+from trainer_lite.parameters import views
 
 Array = np.ndarray[Any, Any]
 
@@ -47,18 +47,18 @@ class BatchSums:
 
 
 class GradientAssembly:
-    """Writes the gradient of every parameter into `gradients` from the sums of a batch."""
+    """The gradient of every parameter, from the sums of a batch: flat, and by name."""
 
     def __init__(
         self,
         weights: FusedWeights,
         sums: BatchSums,
-        gradients: Mapping[str, Array],
         workspace: Workspace,
     ):
         config = weights.config
-        self.weights, self.sums, self.gradients = weights, sums, gradients
-        self.workspace = workspace
+        self.weights, self.sums, self.workspace = weights, sums, workspace
+        self.flat = workspace.array("gradient", (config.parameter_count(),))
+        self.gradients = views(config, self.flat)
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dfused = workspace.array("dfused", (4 * r * depth, d))
         self.du = workspace.array("du", (depth * r, d))

@@ -1,4 +1,4 @@
-"""The trained parameters, their gradients and their start values, in flat vectors."""
+"""The trained parameters and their start values, in one flat vector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 class ParameterSet:
-    """All parameters in one vector and all gradients in another; names map to views of them.
+    """All parameters in one vector; names map to views of it.
 
     Matrices come first: the first `decayed` entries are those that feel weight decay.
     """
@@ -23,10 +23,8 @@ class ParameterSet:
     def __init__(self, config: AdaptorConfig, dtype: Any = np.float32):
         shapes = config.parameter_shapes()
         self.flat = zeros((config.parameter_count(),), dtype)
-        self.flat_gradient = zeros(self.flat.shape, dtype)
         self.decayed = sum(math.prod(s) for name, s in shapes.items() if is_matrix(name))
         self.values = views(config, self.flat)
-        self.gradients = views(config, self.flat_gradient)
 
     def initialise(self, seed: int) -> None:
         """Start values (our choice; the papers leave them open).

@@ -179,7 +179,7 @@ def as_table(content: dict[str, Any]) -> str:
     lines = [
         line("process before training", content["baseline_bytes"], "measured here"),
         line("BLAS work space", content["blas_bytes"], "measured here"),
-        line("parameters, gradient, optimiser", content["parameter_bytes"], trained),
+        line("parameters and optimiser", content["parameter_bytes"], trained),
         line("fused weights", content["weights_bytes"]),
         line("arena", content["arena_bytes"], f"a tile of {content['tile_images']} images"),
     ]

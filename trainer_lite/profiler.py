@@ -80,12 +80,12 @@ def profile(
     tile = min(default_tile(config.tokens), training.batch_size)
     drop_path = training.drop_path if config.blocks else 0.0
     shape = StepShape(training.batch_size, tile, training.label_smoothing, drop_path)
-    plan = plan_step(weights, parameters.gradients, source, shape)
-    step, _ = build_step(weights, parameters.gradients, source, shape, plan)
+    plan = plan_step(weights, source, shape)
+    step, _ = build_step(weights, source, shape, plan)
     run = Steps(step, training, config, parameters)
     peaks["planned and built"] = peak_rss_bytes()
     trial = Workspace()
-    described = step_in(trial, weights, parameters.gradients, source, shape)
+    described = step_in(trial, weights, source, shape)
     described.tile_of(run.last_tile)
     groups = grouped(step, described, run.last_tile, Names(parameters, workspace, trial))
     operations, seconds = measure(groups, run, steps)
@@ -128,7 +128,7 @@ class Steps:
         self.last_tile = training.batch_size % step.tile_images or step.tile_images
         self.optimiser = AdamW(
             parameters.flat,
-            parameters.flat_gradient,
+            step.gradient,
             decayed=parameters.decayed,
             weight_decay=training.weight_decay,
         )

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from edge_runtime.codecs import CODECS, decode, encode
+from edge_runtime.codecs import CODECS, decode
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.program import Workspace
-from edge_runtime.sources import ArrayFeatures
+from edge_runtime.program import Array, Workspace
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches
 from trainer_lite.build import StepShape, planned_step
@@ -30,19 +29,20 @@ def rehearse(config: AdaptorConfig) -> None:
     small = replace(
         config, tokens=TOKENS, prefix_tokens=prefix, embed_dim=max(DIM, rank), classes=2, rank=rank
     )
-    features = np.ones((IMAGES, TOKENS, small.embed_dim), np.float32)
+    source = Ones(small)
     for codec in CODECS.values():
-        stored, scale = encode(codec, features)
-        decode(codec, stored, scale, features)
-    source = ArrayFeatures(features, np.arange(IMAGES) % 2)
+        z = np.empty((IMAGES, TOKENS, small.embed_dim), np.float32)
+        scale = codec.scale_shape(IMAGES, TOKENS)
+        stored = np.zeros(z.shape, codec.dtype)
+        decode(codec, stored, None if scale is None else np.ones(scale, np.float32), z)
     parameters = ParameterSet(small)
     parameters.initialise(0)
     weights = FusedWeights(small, parameters.values, Workspace())
     shape = StepShape(batch=IMAGES, tile=2, drop_path=0.1 if small.blocks else 0.0)
-    step, predictor = planned_step(weights, parameters.gradients, source, shape)
+    step, predictor = planned_step(weights, source, shape)
     optimiser = AdamW(
         parameters.flat,
-        parameters.flat_gradient,
+        step.gradient,
         decayed=parameters.decayed,
         weight_decay=0.1,
     )
@@ -52,3 +52,18 @@ def rehearse(config: AdaptorConfig) -> None:
         optimiser.step(1e-3)
     weights.refresh()
     predictor.evaluate(source)
+
+
+class Ones:
+    """Features that are all 1."""
+
+    def __init__(self, config: AdaptorConfig):
+        self.tokens, self.embed_dim = config.tokens, config.embed_dim
+        self.labels = np.arange(IMAGES) % 2
+
+    def scratch_bytes(self, images: int) -> int:
+        return 0
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        z.fill(1.0)
+        norms.fill(1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,15 +26,16 @@ class TrainingStep:
     works in comes from `workspace`; the fused weights, which prediction uses too, from the one
     that `weights` was made with.
 
+    `gradient` is the gradient of a run, flat as ParameterSet.flat, and `gradients` views of it by
+    name; both hold until the next run of anything in the same arena.
+
     Args:
-        gradients: overwritten by each run; shapes as AdaptorConfig.parameter_shapes says.
         batch: images of the largest batch.
     """
 
     def __init__(
         self,
         weights: FusedWeights,
-        gradients: Mapping[str, Array],
         source: FeatureSource,
         workspace: Workspace,
         *,
@@ -52,7 +52,9 @@ class TrainingStep:
         self.sums.emit_clear(self.before)
         self._tiles: dict[int, Tile] = {}
         self.tile = self.tile_of(self.tile_images).program  # the largest first: it sets the sizes
-        GradientAssembly(weights, self.sums, gradients, workspace).emit(self.after)
+        assembly = GradientAssembly(weights, self.sums, workspace)
+        assembly.emit(self.after)
+        self.gradient, self.gradients = assembly.flat, assembly.gradients
 
     @property
     def config(self) -> AdaptorConfig:

@@ -55,8 +55,9 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. `best` is the adaptor of the epoch with the best validation accuracy, None
-    where there was no validation; `test` is of the last epoch: test never chooses anything."""
+    """A finished run. `best` is the adaptor of the epoch with the best validation accuracy; None
+    where there was no validation, or where `on_best` took it. `test` is of the last epoch: test
+    never chooses anything."""
 
     adaptor: Adaptor
     best: Adaptor | None
@@ -69,8 +70,8 @@ class TrainResult:
 
     @property
     def best_epoch(self) -> EpochReport | None:
-        """The epoch that `best` is of, the first of equals."""
-        if self.best is None:
+        """The first epoch with the best validation accuracy; None where there was none."""
+        if self.history[-1].val_accuracy is None:
             return None
         return max(self.history, key=lambda report: report.val_accuracy or 0.0)
 
@@ -80,6 +81,8 @@ class Trainer:
 
     Args:
         on_step, on_epoch: called after each, for progress.
+        on_best: takes the adaptor whenever validation got better, as views that change with the
+            next step; without it a copy of the best is kept in memory.
         memory_budget: bytes that the whole process may take (peak RSS), or None.
         tile: images a pass, in place of the planner's choice; the gradient does not depend on it.
     """
@@ -90,11 +93,12 @@ class Trainer:
         *,
         on_step: Callable[[StepReport], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
+        on_best: Callable[[Adaptor], None] | None = None,
         memory_budget: int | None = None,
         tile: int | None = None,
     ):
         self.config = config or TrainConfig()
-        self.on_step, self.on_epoch = on_step, on_epoch
+        self.on_step, self.on_epoch, self.on_best = on_step, on_epoch, on_best
         self.memory_budget, self.tile = memory_budget, tile
 
     def fit(self, features: FeatureFolder) -> TrainResult:
@@ -126,25 +130,27 @@ class _Run:
         data = prepare(self.config, features)
         self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val
         self.labels = self.source.labels
-        planner = Planner(data.adaptor, self.config, data.source, data.evaluated)
+        self.best: Array | None = None  # a copy, kept where nobody else does
+        keep = data.val is not None and trainer.on_best is None
+        planner = Planner(data.adaptor, self.config, data.source, data.evaluated, keep_best=keep)
         if trainer.tile is None:
             self.plan = choose_tile(planner, trainer.memory_budget)
         else:
             self.plan = planner.plan(trainer.tile)
         self.parameters = ParameterSet(self.adaptor_config)
         self.parameters.initialise(self.config.seed)
-        self.best = zeros(self.parameters.flat.shape, self.parameters.flat.dtype)
+        if keep:
+            self.best = zeros(self.parameters.flat.shape, self.parameters.flat.dtype)
         self.weights = FusedWeights(self.adaptor_config, self.parameters.values, Workspace())
         self.step, self.predictor = build_step(
             self.weights,
-            self.parameters.gradients,
             self.source,
             planner.shape(self.plan.tile_images),
             self.plan.step,
         )
         self.optimiser = AdamW(
             self.parameters.flat,
-            self.parameters.flat_gradient,
+            self.step.gradient,
             decayed=self.parameters.decayed,
             weight_decay=self.config.weight_decay,
         )
@@ -167,7 +173,10 @@ class _Run:
             found = report.val_accuracy
             if found is not None and (best_accuracy is None or found > best_accuracy):
                 best_accuracy = found
-                np.copyto(self.best, self.parameters.flat)
+                if self.best is not None:
+                    np.copyto(self.best, self.parameters.flat)
+                elif self.trainer.on_best:
+                    self.trainer.on_best(self._adaptor(self.parameters.flat))
             if self.trainer.on_epoch:
                 self.trainer.on_epoch(report)
         names = self.features.split_names
@@ -175,7 +184,7 @@ class _Run:
         last = self._adaptor(self.parameters.flat)
         return TrainResult(
             adaptor=last,
-            best=None if best_accuracy is None else self._adaptor(self.best),
+            best=None if self.best is None else self._adaptor(self.best),
             plan=self.plan,
             history=history,
             test=test,

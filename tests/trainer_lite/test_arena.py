@@ -64,13 +64,12 @@ def test_dead_buffers_may_hold_anything(case: str, dtype: Any) -> None:
     found = []
     for planned in (False, True):
         parameters = random_parameters(config, dtype)
-        gradients = {name: np.full_like(a, np.nan) for name, a in parameters.items()}
-        step = step_of(parameters, gradients, problem, planned=planned, **options)
+        step = step_of(parameters, problem, planned=planned, **options)
         if planned:
             result = run_poisoned(step, 6, problem.labels, problem.drop)
         else:
             result = step.run(np.arange(6), problem.labels, problem.drop)
-        found.append((result, {n: g.tobytes() for n, g in gradients.items()}))
+        found.append((result, {n: g.tobytes() for n, g in step.gradients.items()}))
     assert found[0] == found[1]
 
 
@@ -78,15 +77,14 @@ def test_training_and_evaluation_share_one_small_arena() -> None:
     config = config_of(tokens=50, embed_dim=64, blocks=4, rank=8)
     problem = problem_of(config, 8, np.float32)
     parameters = random_parameters(config, np.float32)
-    gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
     weights = FusedWeights(config, parameters, Workspace())
     shape = StepShape(batch=8, tile=4)
-    plan = plan_step(weights, gradients, problem, shape)
+    plan = plan_step(weights, problem, shape)
     apart = sum(buffer.nbytes for buffer in plan.layout.lifetimes)
     assert plan.arena_bytes < 0.8 * apart
     for layout in (plan.layout, plan.evaluation):
         assert live_peak(layout.lifetimes) <= layout.nbytes <= 1.1 * live_peak(layout.lifetimes)
-    built, predictor = build_step(weights, gradients, problem, shape, plan)
+    built, predictor = build_step(weights, problem, shape, plan)
     step, evaluation = built.workspace, predictor.workspace
     assert isinstance(step, Arena)
     assert isinstance(evaluation, Arena)
@@ -104,8 +102,7 @@ def test_a_step_allocates_nothing_that_grows() -> None:
 
         problem.read = read  # type: ignore[method-assign]
         parameters = random_parameters(config, np.float32)
-        gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
-        step = step_of(parameters, gradients, problem, batch=batch, tile=4)
+        step = step_of(parameters, problem, batch=batch, tile=4)
         rows, labels = np.arange(batch), problem.labels
         step.run(rows, labels)
         tracemalloc.start()

@@ -157,7 +157,7 @@ def test_parts_add_up_to_the_prediction() -> None:
     parts = (plan.baseline_bytes, plan.blas_bytes, plan.object_bytes, plan.parameter_bytes)
     assert sum(parts) + plan.weights_bytes + plan.arena_bytes == plan.predicted_peak_rss_bytes
     config = planner().adaptor
-    assert plan.parameter_bytes == 5 * ParameterSet(config, np.float32).flat.nbytes
+    assert plan.parameter_bytes == 3 * ParameterSet(config, np.float32).flat.nbytes
 
 
 def test_sizes_of_tiles() -> None:

@@ -21,13 +21,11 @@ def gradient_and_loss(changes: dict[str, Any]) -> tuple[Any, Any, Any]:
     config = config_of(**changes)
     parameters = random_parameters(config, np.float64)
     problem = problem_of(config, 6, np.float64)
-    gradients = {name: np.zeros_like(a) for name, a in parameters.items()}
-    scratch = {name: np.zeros_like(a) for name, a in parameters.items()}
-    step = step_of(parameters, gradients, problem, batch=6, tile=4, smoothing=0.1)
-    probe = step_of(parameters, scratch, problem, batch=6, tile=6, smoothing=0.1)
+    step = step_of(parameters, problem, batch=6, tile=4, smoothing=0.1)
+    probe = step_of(parameters, problem, batch=6, tile=6, smoothing=0.1)
     rows = np.arange(6)
     step.run(rows, problem.labels)
-    return parameters, gradients, lambda: probe.run(rows, problem.labels)[0] / 6
+    return parameters, step.gradients, lambda: probe.run(rows, problem.labels)[0] / 6
 
 
 @pytest.mark.parametrize("power", [np.exp, np.exp2])

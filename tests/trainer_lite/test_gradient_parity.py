@@ -39,13 +39,11 @@ def relative_error(found: Any, expected: Any) -> float:
 def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> None:
     config = config_of(**CASES[case])
     parameters = random_parameters(config, np.float64)
-    gradients = {name: np.full_like(a, np.nan) for name, a in parameters.items()}
     problem = problem_of(config, 8, np.float64)
     smoothing, drop = (0.1, problem.drop) if regularised else (0.0, None)
 
     step = step_of(
         parameters,
-        gradients,
         problem,
         batch=8,
         tile=tile,
@@ -65,4 +63,4 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
     assert loss / 8 == pytest.approx(expected.item(), rel=1e-12)
     assert correct == int((logits.argmax(1).numpy() == problem.labels).sum())
     for name, leaf in leaves.items():
-        assert relative_error(gradients[name], leaf.grad.numpy()) < 1e-10, name
+        assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name

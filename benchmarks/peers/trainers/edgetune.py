@@ -37,10 +37,10 @@ class Trainer:
         self.rows = np.arange(len(self.labels))
         tile = min(problem.tile or default_tile(source.tokens), len(self.rows))
         shape = StepShape(batch=len(self.rows), tile=tile)
-        self.batch, _ = planned_step(weights, self.parameters.gradients, source, shape)
+        self.batch, _ = planned_step(weights, source, shape)
         self.optimiser = AdamW(
             self.parameters.flat,
-            self.parameters.flat_gradient,
+            self.batch.gradient,
             decayed=self.parameters.decayed,
             weight_decay=WEIGHT_DECAY,
             betas=BETAS,
@@ -49,7 +49,7 @@ class Trainer:
 
     def gradients(self) -> tuple[float, dict[str, Array]]:
         loss, _ = self.batch.run(self.rows, self.labels)
-        return loss / len(self.rows), by_block(self.parameters.gradients)
+        return loss / len(self.rows), by_block(self.batch.gradients)
 
     def step(self) -> None:
         self.batch.run(self.rows, self.labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
+from _thread import allocate_lock
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,6 +73,7 @@ class FeatureSplit:
         weakref.finalize(self, close_all, self._open)
         self._checked: set[int] = set()
         self._labels: Array | None = None
+        self._lock = allocate_lock()
 
     @property
     def labels(self) -> Array:
@@ -120,14 +122,15 @@ class FeatureSplit:
             scale = scratch[start:end].view(np.float32).reshape(scale_shape)
             wanted.append(("scale", scale))
         views = [(name, a.reshape(-1).view(np.uint8).data) for name, a in wanted]
-        for position, row in enumerate(rows.tolist()):
-            index = bisect_right(self._starts, row) - 1
-            file, header = self._file(index)
-            local, path = row - self._starts[index], self.shards[index].path
-            for name, view in views:
-                size = len(view) // count
-                part = view[position * size : (position + 1) * size]
-                tensorfile.fill(file, header.tensors[name].offset + local * size, part, path)
+        with self._lock:  # another thread's read could close the file
+            for position, row in enumerate(rows.tolist()):
+                index = bisect_right(self._starts, row) - 1
+                file, header = self._file(index)
+                local, path = row - self._starts[index], self.shards[index].path
+                for name, view in views:
+                    size = len(view) // count
+                    part = view[position * size : (position + 1) * size]
+                    tensorfile.fill(file, header.tensors[name].offset + local * size, part, path)
         if narrow is not norms:
             np.copyto(norms, narrow)
         decode(codec, stored, scale, z)

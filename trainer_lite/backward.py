@@ -14,7 +14,7 @@ import numpy as np
 from edge_runtime import ops
 from edge_runtime.forward import BlockBuffers, ForwardPass
 from edge_runtime.program import Program, Workspace
-from trainer_lite.gradients import BatchSums
+from trainer_lite.sums import TokenSums
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ class BackwardPass:
     are left in `stream_gradient` (B, d), which is g of the derivation.
     """
 
-    def __init__(self, forward: ForwardPass, workspace: Workspace, sums: BatchSums):
+    def __init__(self, forward: ForwardPass, workspace: Workspace, sums: TokenSums):
         self.forward, self.workspace, self.sums = forward, workspace, sums
         config, images = forward.config, forward.images
         d, r, depth = config.embed_dim, config.rank, config.blocks

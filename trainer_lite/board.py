@@ -30,14 +30,15 @@ class Board:
     Args:
         machine: names and sizes, for people. rates: limits, as rates.py names them.
         kinds: seconds a call, a MAC and a byte for each kind of operation.
+        speedups: by how much so many lanes side by side are faster than one.
         between: seconds that pass between two operations.
     """
 
     machine: dict[str, Any]
-    threads: int
     rates: dict[str, float]
     kinds: dict[str, tuple[float, float, float]]
     between: float
+    speedups: dict[str, float]
 
     def seconds(self, operation: Operation) -> float:
         """Seconds that one run is expected to take.
@@ -52,6 +53,12 @@ class Board:
             )
         call, mac, byte = self.kinds[operation.kind]
         return self.between + call + mac * operation.cost.macs + byte * operation.cost.bytes
+
+    def speedup(self, lanes: int) -> float:
+        """By how much so many lanes are faster than one; of the most that were measured, if more
+        are asked for, and in proportion between two that were."""
+        known = sorted((int(n), by) for n, by in self.speedups.items())
+        return float(np.interp(lanes, [n for n, _ in known], [by for _, by in known]))
 
     def save(self, path: Path) -> None:
         """Writes board.json, atomically."""
@@ -71,15 +78,16 @@ class Board:
         try:
             board = cls(
                 machine=dict(content["machine"]),
-                threads=int(content["threads"]),
                 rates={str(name): sound(rate) for name, rate in content["rates"].items()},
                 kinds={
                     str(kind): (sound(call), sound(mac), sound(byte))
                     for kind, (call, mac, byte) in content["kinds"].items()
                 },
                 between=sound(content["between"]),
+                speedups={str(int(n)): sound(by) for n, by in content["speedups"].items()},
             )
-            missing = [name for name in NEEDED if not board.rates.get(name)]
+            missing = [] if board.speedups.get("1") else ["speedups"]
+            missing += [name for name in NEEDED if not board.rates.get(name)]
         except (KeyError, TypeError, ValueError, AttributeError):
             missing = ["its entries"]
         if missing:

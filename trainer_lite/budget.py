@@ -17,15 +17,15 @@ from edge_runtime.allocate import allocate
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import BudgetError
 from edge_runtime.flops import FLOPS_PER_MAC
-from edge_runtime.forward import default_tile
 from edge_runtime.memory import peak_rss_bytes, rss_bytes
 from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
-from trainer_lite.build import StepPlan, StepShape, plan_step
+from trainer_lite.build import StepPlan, StepShape, fastest_tile, plan_step
 from trainer_lite.config import TrainConfig
 from trainer_lite.parameters import ParameterSet
 from trainer_lite.rehearsal import rehearse
+from trainer_lite.threads import side_by_side
 
 # Python's own objects, fitted to what benchmarks/predictions.py measures: those of a run, and
 # those of each operation of its programs (a tuple, its views of buffers).
@@ -47,6 +47,10 @@ class MemoryPlan:
     parameter_bytes: int
     weights_bytes: int
     operations: int
+
+    @property
+    def lanes(self) -> int:
+        return self.step.lanes
 
     @property
     def arena_bytes(self) -> int:
@@ -79,6 +83,7 @@ class Planner:
     Args:
         source: what is trained on. evaluated: what is evaluated on in between or at the end.
         keep_best: whether a copy of the best parameters is held in memory.
+        threads: the most lanes that a plan may have.
     """
 
     def __init__(
@@ -89,22 +94,23 @@ class Planner:
         evaluated: Sequence[FeatureSource] = (),
         *,
         keep_best: bool = False,
+        threads: int = 1,
     ):
         self.adaptor, self.training = adaptor, training
         self.source, self.evaluated = source, evaluated
-        self.vectors = VECTORS + keep_best
-        rehearse(adaptor)
+        self.vectors, self.threads = VECTORS + keep_best, threads
+        rehearse(adaptor, threads)
         gc.collect()  # programs refer to themselves
         self.baseline_bytes = rss_bytes()
         self._blas_bytes = 0
 
     @property
     def largest_tile(self) -> int:
-        """The fastest tile there is room for in the caches; no more helps."""
-        return min(default_tile(self.adaptor.tokens), self.training.batch_size)
+        """The fastest tile; no more helps."""
+        return fastest_tile(self.adaptor.tokens, self.training.batch_size, self.threads)
 
-    def shape(self, tile: int) -> StepShape:
-        """The step's shape at a tile of so many images."""
+    def shape(self, tile: int, lanes: int = 1) -> StepShape:
+        """The step's shape at tiles of so many images in so many lanes."""
         training = self.training
         return StepShape(
             batch=training.batch_size,
@@ -112,10 +118,11 @@ class Planner:
             smoothing=training.label_smoothing,
             drop_path=training.drop_path if self.adaptor.blocks else 0.0,
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
+            lanes=lanes,
         )
 
-    def plan(self, tile: int, budget: int | None = None) -> MemoryPlan:
-        """Bytes and layouts at a tile of so many images; allocates next to nothing.
+    def plan(self, tile: int, lanes: int = 1, budget: int | None = None) -> MemoryPlan:
+        """Bytes and layouts at tiles of so many images in so many lanes; allocates next to nothing.
 
         What BLAS takes it keeps. So products of this tile are measured only where the rest keeps
         to the budget, and what earlier measurements left behind counts in every later plan.
@@ -123,7 +130,7 @@ class Planner:
         parameters = ParameterSet(self.adaptor)
         workspace = Workspace()
         weights = FusedWeights(self.adaptor, parameters.values, workspace)
-        step = plan_step(weights, self.source, self.shape(tile))
+        step = plan_step(weights, self.source, self.shape(tile, lanes))
         gc.collect()  # what was planned on is to go before the run
         rows, batch = len(self.source.labels), self.training.batch_size
         tiles = sizes(tile, [batch, rows % batch])
@@ -131,8 +138,8 @@ class Planner:
         plan = MemoryPlan(
             tile_images=tile,
             operations=step.once_operations
-            + step.tile_operations * len(tiles)
-            + step.evaluation_operations * len(evaluated),
+            + step.tile_operations * len(tiles) * lanes
+            + step.evaluation_operations * len(evaluated) * lanes,
             step=step,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
@@ -141,7 +148,7 @@ class Planner:
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan
-        self._blas_bytes += blas_bytes(self.adaptor, tile)
+        self._blas_bytes += blas_bytes(self.adaptor, tile, lanes)
         return replace(plan, blas_bytes=self._blas_bytes)
 
 
@@ -157,15 +164,10 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
         BudgetError: not even a tile of one image does.
     """
     if budget is None:
-        return planner.plan(planner.largest_tile)
-    tile = 0
-    while tile < planner.largest_tile:
-        if planner.plan(tile + 1, budget).predicted_peak_rss_bytes > budget:
-            break
-        tile += 1
-    for smaller in range(tile, 0, -1):  # what the tile too large left in BLAS counts too
-        plan = planner.plan(smaller, budget)
-        if plan.predicted_peak_rss_bytes <= budget:
+        return planner.plan(planner.largest_tile, planner.threads)
+    for lanes in range(planner.threads, 0, -1):
+        plan = largest_that_fits(planner, lanes, budget)
+        if plan is not None:
             return plan
     plan = planner.plan(1)
     raise BudgetError(
@@ -174,6 +176,20 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
         f"are the interpreter, numpy and the data's labels; a lower --rank, --blocks or "
         f"--batch-size, or features extracted with --codec int8, need less"
     )
+
+
+def largest_that_fits(planner: Planner, lanes: int, budget: int) -> MemoryPlan | None:
+    """The plan of the largest tile that keeps to the budget in so many lanes; None: not even 1."""
+    tile = 0
+    while tile < planner.largest_tile:
+        if planner.plan(tile + 1, lanes, budget).predicted_peak_rss_bytes > budget:
+            break
+        tile += 1
+    for smaller in range(tile, 0, -1):  # what the tile too large left in BLAS counts too
+        plan = planner.plan(smaller, lanes, budget)
+        if plan.predicted_peak_rss_bytes <= budget:
+            return plan
+    return None
 
 
 def check_budget(budget: int | None) -> None:
@@ -185,18 +201,22 @@ def check_budget(budget: int | None) -> None:
         )
 
 
-def blas_bytes(config: AdaptorConfig, images: int) -> int:
-    """Resident bytes that BLAS keeps for itself after products of the run's shapes."""
+def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1) -> int:
+    """Resident bytes that BLAS keeps for itself after products of the run's shapes, in lanes."""
     t = min(images * config.tokens, BLAS_ROWS)
     d, c = config.embed_dim, max(config.product_rows, config.classes)
     before = rss_bytes()
+    side_by_side([(multiply, t, d, c)] * lanes)
+    return max(0, rss_bytes() - before)
+
+
+def multiply(t: int, d: int, c: int) -> None:
+    """Products as wide as a run's, in memory that is gone afterwards."""
     memory = allocate(4 * (t * d + c * d + t * c)).view(np.float32)
     memory.fill(1.0)
     z, right, x = memory[: t * d], memory[t * d :][: c * d], memory[t * d + c * d :]
     np.matmul(z.reshape(t, d), right.reshape(c, d).T, x.reshape(t, c))
     np.matmul(x.reshape(c, t), z.reshape(t, d), right.reshape(c, d))
-    del memory, z, right, x
-    return max(0, rss_bytes() - before)
 
 
 def mebibytes(count: int) -> str:

@@ -6,6 +6,7 @@ lifetimes (nothing is written there, so no memory is touched), and once in the a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from edge_runtime.allocate import allocate
 from edge_runtime.flops import program_macs
+from edge_runtime.forward import default_tile
 from edge_runtime.predictor import Predictor
 from edge_runtime.program import Array, Workspace
 from edge_runtime.sources import FeatureSource
@@ -22,6 +24,8 @@ from trainer_lite.lifetimes import lifetimes_of
 from trainer_lite.plan import Layout, plan_layout
 from trainer_lite.step import TrainingStep
 
+LANE_TILES = 4  # by which a lane's tiles are larger than those of one lane alone
+
 
 @dataclass(frozen=True)
 class StepShape:
@@ -30,6 +34,7 @@ class StepShape:
     Args:
         batch: images of the largest batch. tile: images a pass, at most the batch.
         evaluation_scratch: bytes that reading a tile of any source to be evaluated takes.
+        lanes: tiles that run side by side, each lane in a thread.
     """
 
     batch: int
@@ -37,25 +42,47 @@ class StepShape:
     smoothing: float = 0.0
     drop_path: float = 0.0
     evaluation_scratch: int = 0
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """Layouts of a step and of its evaluation, which share one arena; what a batch multiplies.
 
+    `layout` is of the first lane and all that is done once a batch, `lane` of each further lane.
     Operations are counted for what a batch does once, for a tile, and for a tile of evaluation.
     """
 
     layout: Layout
+    lane: Layout
     evaluation: Layout
+    lanes: int
     macs: int
     once_operations: int
     tile_operations: int
     evaluation_operations: int
 
     @property
-    def arena_bytes(self) -> int:
+    def first_bytes(self) -> int:
+        """Bytes of the first lane."""
         return max(self.layout.nbytes, self.evaluation.nbytes)
+
+    @property
+    def lane_bytes(self) -> int:
+        """Bytes of each further lane."""
+        return max(self.lane.nbytes, self.evaluation.nbytes)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of all lanes."""
+        return self.first_bytes + (self.lanes - 1) * self.lane_bytes
+
+
+def fastest_tile(tokens: int, batch: int, lanes: int = 1) -> int:
+    """Images a pass. One lane: as fits in the caches. Several: more, as each operation of a lane
+    has to wait for Python's lock, but no lane without a tile."""
+    tile = default_tile(tokens) * (1 if lanes == 1 else LANE_TILES)
+    return min(tile, -(-batch // lanes))
 
 
 class Trial(Workspace):
@@ -65,52 +92,53 @@ class Trial(Workspace):
         return allocate(size * dtype.itemsize).view(dtype)
 
 
-def plan_step(
-    weights: FusedWeights,
-    source: FeatureSource,
-    shape: StepShape,
-) -> StepPlan:
+def plan_step(weights: FusedWeights, source: FeatureSource, shape: StepShape) -> StepPlan:
     """Plans both; touches no memory of the buffers."""
-    trial = Trial(weights.fused.dtype)
-    step = step_in(trial, weights, source, shape)
-    layout = plan_layout(lifetimes_of(trial, [step.before, step.tile, step.after], loop=1))
-    trial = Trial(weights.fused.dtype)
+    dtype = weights.fused.dtype
+    first, further, trial = Trial(dtype), Trial(dtype), Trial(dtype)
+    others = [further][: shape.lanes - 1]  # one stands for all
+    step = step_in(first, weights, source, shape, others)
+    layout = plan_layout(lifetimes_of(first, step.programs(), loop=2))
+    lane = Layout((), {}, 0)
+    if others:
+        lane = plan_layout(lifetimes_of(further, step.programs(1), loop=2))
     predictor = predictor_in(trial, weights, shape)
     evaluation = plan_layout(lifetimes_of(trial, [predictor.tile], loop=0))
+    before, _, tile, after = step.programs()
     tiles = shape.batch / shape.tile
-    macs = program_macs(step.before) + program_macs(step.after)
-    macs += round(tiles * program_macs(step.tile))
     return StepPlan(
         layout,
+        lane,
         evaluation,
-        macs,
-        once_operations=len(step.before.operations) + len(step.after.operations),
-        tile_operations=len(step.tile.operations),
+        shape.lanes,
+        program_macs(before) + program_macs(after) + round(tiles * program_macs(tile)),
+        once_operations=len(before.operations) + len(after.operations),
+        tile_operations=len(tile.operations),
         evaluation_operations=len(predictor.tile.operations),
     )
 
 
 def build_step(
-    weights: FusedWeights,
-    source: FeatureSource,
-    shape: StepShape,
-    plan: StepPlan,
-) -> tuple[TrainingStep, Predictor]:
-    """Builds both in one arena: they never run at the same time."""
+    weights: FusedWeights, source: FeatureSource, shape: StepShape, plan: StepPlan
+) -> tuple[TrainingStep, list[Predictor]]:
+    """Builds a step, and for each of its lanes a predictor in the same arena: they never run at
+    the same time."""
     dtype = weights.fused.dtype
-    memory = allocate(plan.arena_bytes)
-    step = step_in(Arena(plan.layout, memory, dtype), weights, source, shape)
-    return step, predictor_in(Arena(plan.evaluation, memory, dtype), weights, shape)
+    memory = [allocate(plan.first_bytes)]
+    memory += [allocate(plan.lane_bytes) for _ in range(1, plan.lanes)]
+    first = Arena(plan.layout, memory[0], dtype)
+    others = [Arena(plan.lane, part, dtype) for part in memory[1:]]
+    step = step_in(first, weights, source, shape, others)
+    return step, [
+        predictor_in(Arena(plan.evaluation, part, dtype), weights, shape) for part in memory
+    ]
 
 
 def planned_step(
-    weights: FusedWeights,
-    source: FeatureSource,
-    shape: StepShape,
-) -> tuple[TrainingStep, Predictor]:
+    weights: FusedWeights, source: FeatureSource, shape: StepShape
+) -> tuple[TrainingStep, list[Predictor]]:
     """Plans and builds in one go, where nobody asks about memory first."""
-    plan = plan_step(weights, source, shape)
-    return build_step(weights, source, shape, plan)
+    return build_step(weights, source, shape, plan_step(weights, source, shape))
 
 
 def step_in(
@@ -118,8 +146,9 @@ def step_in(
     weights: FusedWeights,
     source: FeatureSource,
     shape: StepShape,
+    others: Sequence[Workspace] = (),
 ) -> TrainingStep:
-    """A step whose buffers come from `workspace`."""
+    """A step whose buffers come from `workspace`, and of further lanes from `others`."""
     return TrainingStep(
         weights,
         source,
@@ -128,6 +157,7 @@ def step_in(
         tile=shape.tile,
         smoothing=shape.smoothing,
         drop_path=shape.drop_path,
+        others=others,
     )
 
 

@@ -16,14 +16,11 @@ from trainer_lite.options import set_blas_threads
     "--out", default="board.json", show_default=True, type=PATH, help="The file to write."
 )
 @click.option(
-    "--threads", default=1, show_default=True, type=click.IntRange(1), help="BLAS threads."
-)
-@click.option(
     "--storage", type=PATH, help="A folder where features will lie. [default: the folder of OUT]"
 )
 @force_option
 @json_option
-def calibrate(out: Path, threads: int, storage: Path | None, force: bool, as_json: bool) -> None:
+def calibrate(out: Path, storage: Path | None, force: bool, as_json: bool) -> None:
     """Measure how fast this machine is; takes seconds.
 
     OUT then lets `edgetune plan` say how long an epoch will take here, on this machine or on
@@ -33,7 +30,7 @@ def calibrate(out: Path, threads: int, storage: Path | None, force: bool, as_jso
     Example:
       edgetune calibrate --out board.json
     """
-    set_blas_threads(threads)
+    set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
     from edge_runtime.errors import ConfigError
     from trainer_lite.calibration import SHAPES
@@ -43,14 +40,14 @@ def calibrate(out: Path, threads: int, storage: Path | None, force: bool, as_jso
     folder = storage or out.resolve().parent
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; give one where features will lie to --storage")
-    with progress("calibrating", 1 + len(SHAPES)) as advance:
-        board = measure(threads, folder, advance)
+    with progress("calibrating", 2 + len(SHAPES)) as advance:
+        board = measure(folder, advance)
     board.save(out)
     if as_json:
         emit_json({"board": str(out), **dataclasses.asdict(board)})
         return
     machine, rates = board.machine, board.rates
-    click.echo(f"{'processor':28}{machine['processor']}, {machine['cores']} cores, {threads} used")
+    click.echo(f"{'processor':28}{machine['processor']}, {machine['cores']} cores")
     click.echo(f"{'numpy':28}{machine['numpy']}, {machine['blas']}")
     memory = machine["memory_bytes"] / 2**30
     click.echo(f"{'memory':28}{memory:.1f} GiB, pages of {machine['page_bytes']} bytes")
@@ -58,6 +55,8 @@ def calibrate(out: Path, threads: int, storage: Path | None, force: bool, as_jso
         what, unit = name.rsplit("_", 1)
         shown = f"{rate / 1e6:10.2f} M/s" if unit in ("calls", "entries") else ""
         click.echo(f"{what.replace('_', ' '):28}{shown or f'{rate / 1e9:10.2f} G{UNITS[unit]}'}")
+    speedups = ", ".join(f"{by:.2f} with {lanes}" for lanes, by in board.speedups.items())
+    click.echo(f"{'tiles side by side':28}{speedups}")
     click.echo(f"{out}: {len(board.kinds)} kinds of operation")
 
 

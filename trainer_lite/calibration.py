@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.codecs import CODECS
+from edge_runtime.features import FeatureFolder
 from edge_runtime.flops import Cost
 from edge_runtime.made_up import write_made_up
 from trainer_lite.board import Board, Sample, fit
 from trainer_lite.clocks import Measured
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
-from trainer_lite.profiler import Profile, profile
+from trainer_lite.profiler import Profile, profile, step_seconds
 from trainer_lite.rates import measure_rates
 
 STEPS = 5
@@ -57,8 +58,10 @@ SHAPES = [
     Shape(197, 768, kind="linear", classes=100, codec="float32"),
 ]
 
+LANE_SHAPE = Shape(197, 384, blocks=4, batch=16)
 
-def calibrate(threads: int, folder: Path, advance: Callable[[int, str], None]) -> Board:
+
+def calibrate(folder: Path, advance: Callable[[int, str], None]) -> Board:
     """Measures this machine; `folder` is on the storage that features will be read from."""
     rates = measure_rates(folder)
     advance(1, "rates")
@@ -73,12 +76,14 @@ def calibrate(threads: int, folder: Path, advance: Callable[[int, str], None]) -
             rest = stage.seconds - sum(measured.seconds for measured in stage.operations)
             between.append(rest / runs)
         advance(1, f"{shape.tokens} x {shape.embed_dim}")
+    speedups = measure_speedups(folder)
+    advance(1, "threads")
     return Board(
         machine=machine(),
-        threads=threads,
         rates=rates,
         kinds={kind: fit(found) for kind, found in sorted(samples.items())},
         between=max(0.0, statistics.median(between)),
+        speedups=speedups,
     )
 
 
@@ -94,16 +99,31 @@ def measure_shape(shape: Shape, folder: Path) -> Profile:
         drop_path=shape.drop_path,
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
-        features = write_made_up(
-            Path(temporary),
-            CODECS[shape.codec],
-            rows=2 * shape.batch,
-            tokens=shape.tokens,
-            embed_dim=shape.embed_dim,
-            classes=shape.classes,
-        )
-        data = prepare(config, features)
+        data = prepare(config, made_up(shape, Path(temporary)))
         return profile(data.adaptor, config, data.source, STEPS)
+
+
+def measure_speedups(folder: Path) -> dict[str, float]:
+    """By how much tiles in 1, 2, 4 ... lanes, up to all cores, are faster than in one."""
+    cores = core_count()
+    counts = sorted({1, cores} | {1 << n for n in range(8) if 1 << n < cores})
+    config = TrainConfig(batch_size=LANE_SHAPE.batch)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
+        data = prepare(config, made_up(LANE_SHAPE, Path(temporary)))
+        seconds = {n: step_seconds(data.adaptor, config, data.source, n, STEPS) for n in counts}
+    return {str(n): seconds[1] / seconds[n] for n in counts}
+
+
+def made_up(shape: Shape, folder: Path) -> FeatureFolder:
+    """Features of that shape, two batches of them."""
+    return write_made_up(
+        folder,
+        CODECS[shape.codec],
+        rows=2 * shape.batch,
+        tokens=shape.tokens,
+        embed_dim=shape.embed_dim,
+        classes=shape.classes,
+    )
 
 
 def sample(measured: Measured) -> Sample:
@@ -117,16 +137,22 @@ def machine() -> dict[str, str | int]:
     """What this machine is, for people who read the file later."""
     sizes = {"page_bytes": os.sysconf("SC_PAGE_SIZE")}
     sizes["memory_bytes"] = sizes["page_bytes"] * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor(),
         "architecture": platform.machine(),
-        "cores": cores or 1,
+        "cores": core_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": blas_name(),
         **sizes,
     }
+
+
+def core_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

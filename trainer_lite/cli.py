@@ -42,7 +42,7 @@ def train(
     Example:
       edgetune train features --out adaptor.safetensors --epochs 60
     """
-    set_blas_threads(threads)
+    set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
     from edge_runtime.errors import BudgetError
     from edge_runtime.features import FeatureFolder
@@ -61,6 +61,7 @@ def train(
     trainer = Trainer(
         config,
         memory_budget=memory_budget,
+        threads=threads,
         on_best=lambda adaptor: adaptor.save(best_out),
     )
     images = folder.split("train").rows * config.epochs

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.predictor import Predictor
-from edge_runtime.program import Program, Workspace
+from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.board import Board
 from trainer_lite.build import StepShape, step_in
 from trainer_lite.clocks import Names, Operation, describe, optimiser_operation
 from trainer_lite.parameters import ParameterSet
-from trainer_lite.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -53,26 +52,22 @@ def forecast(
     rows, batch = len(source.labels), shape.batch
     steps = -(-rows // batch)
     tiles = Counter(tile for size in pieces(rows, batch) for tile in pieces(size, step.tile_images))
-    once = [*describe(step.before, names), *describe(step.after, names)]
+    before, clear, _, after = step.programs()
+    once = [o for program in (before, clear, after) for o in describe(program, names)]
     once.append(optimiser_operation(parameters))
-    seconds = steps * total(board, once)
+    seconds, speedup = steps * total(board, once), board.speedup(shape.lanes)
     for images, count in tiles.items():
-        seconds += count * total(board, described_tile(step, images, names))
+        tile = step.lanes[0].tile_of(images).program
+        seconds += count * total(board, describe(tile, names)) / speedup
     validation = 0.0
     if val is not None:
         predictor = Predictor(weights, other, shape.tile, val.scratch_bytes(shape.tile))
         operations = describe(predictor.tile, Names(parameters, workspace, other))
-        validation = len(val.labels) / shape.tile * total(board, operations)
+        validation = len(val.labels) / shape.tile * total(board, operations) / speedup
     return Forecast(
         seconds + storage_seconds(board, source),
         validation + (storage_seconds(board, val) if val is not None else 0.0),
     )
-
-
-def described_tile(step: TrainingStep, images: int, names: Names) -> list[Operation]:
-    """Operations of the tile program of so many images."""
-    program: Program = step.tile_of(images).program
-    return describe(program, names)
 
 
 def pieces(total: int, size: int) -> list[int]:

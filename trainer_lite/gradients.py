@@ -10,40 +10,12 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
-from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
 from trainer_lite.parameters import views
+from trainer_lite.sums import HeadFactors, TokenSums
 
 Array = np.ndarray[Any, Any]
-
-
-class BatchSums:
-    """What the tiles of one batch add up.
-
-    dright (C, d): e z. mixed (C, Lr): e H^T. dbias (L, 3r): sum of dY over tokens.
-    For the head, image by image: logits, dlogits (batch, K), normed, g (batch, d) and
-    pooled_h (Lr, batch).
-    """
-
-    def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
-        d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
-        self.dright = workspace.array("sums.dright", (c, d))
-        self.mixed = workspace.array("sums.mixed", (c, depth * r))
-        self.dbias = workspace.array("sums.dbias", (depth, 3 * r))
-        self.logits = workspace.array("sums.logits", (batch, config.classes))
-        self.dlogits = workspace.array("sums.dlogits", (batch, config.classes))
-        self.normed = workspace.array("sums.normed", (batch, d))
-        self.g = workspace.array("sums.g", (batch, d))
-        self.pooled_h = workspace.array("sums.pooled_h", (depth * r, batch))
-        head = (self.logits, self.dlogits, self.normed, self.g, self.pooled_h)
-        self.head: tuple[Array, ...] = head
-
-    def emit_clear(self, program: Program) -> None:
-        """Zeroes everything: what tiles add to, and the rows that a smaller batch leaves out."""
-        program.section("gradients: clear the sums")
-        for total in (self.dright, self.mixed, self.dbias, *self.head):
-            program.emit(ops.fill, total, 0.0)
 
 
 class GradientAssembly:
@@ -52,11 +24,12 @@ class GradientAssembly:
     def __init__(
         self,
         weights: FusedWeights,
-        sums: BatchSums,
+        sums: TokenSums,
+        head: HeadFactors,
         workspace: Workspace,
     ):
         config = weights.config
-        self.weights, self.sums, self.workspace = weights, sums, workspace
+        self.weights, self.sums, self.head, self.workspace = weights, sums, head, workspace
         self.flat = workspace.array("gradient", (config.parameter_count(),))
         self.gradients = views(config, self.flat)
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
@@ -78,11 +51,11 @@ class GradientAssembly:
     def _emit_head(self, program: Program) -> None:
         """With M = dlogits^T normed: of the linear layer M gamma + (sum dlogits) beta, of gamma
         the sum of M * weight over classes, of beta (sum dlogits) weight."""
-        sums, gradients, parameters = self.sums, self.gradients, self.weights.parameters
+        head, gradients, parameters = self.head, self.gradients, self.weights.parameters
         dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
         product = self.workspace.array("head.product", dw.shape)
-        program.emit(np.matmul, sums.dlogits.T, sums.normed, dw)
-        program.emit(ops.sum_channels, sums.dlogits, db)
+        program.emit(np.matmul, head.dlogits.T, head.normed, dw)
+        program.emit(ops.sum_channels, head.dlogits, db)
         program.emit(np.multiply, dw, weight, product)
         program.emit(ops.sum_channels, product, gradients["head.norm_weight"])
         program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
@@ -104,7 +77,7 @@ class GradientAssembly:
         self._emit_mask(program, 4 * r)
         program.emit(np.matmul, self.masked, weights.u, self.product)
         program.emit(np.add, upper, self.product, upper)
-        program.emit(np.matmul, sums.pooled_h, sums.g, self.du)
+        program.emit(np.matmul, self.head.pooled_h, self.head.g, self.du)
         self._emit_add_du(program)
         program.emit(centre_rows, self.dfused, self.row_mean)
 

@@ -73,7 +73,11 @@ OPTIONS = [
         help="Bytes the whole process may take (peak RSS), e.g. 48MiB; refused if it cannot.",
     ),
     click.option(
-        "--threads", default=1, show_default=True, type=click.IntRange(1), help="BLAS threads."
+        "--threads",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, 64),
+        help="Tiles that run side by side, as far as the memory budget allows.",
     ),
 ]
 
@@ -108,7 +112,7 @@ def board_path(given: Path | None) -> Path | None:
     return given or (default if default.exists() else None)
 
 
-def set_blas_threads(threads: int) -> None:
-    """BLAS reads these when numpy loads, so this comes first."""
+def set_blas_threads(threads: int = 1) -> None:
+    """BLAS reads these when numpy loads, so this comes first. Training has threads of its own."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, json_option
+from edge_runtime.cli.common import PATH, emit_json, json_option, say
 from trainer_lite.options import board_option, board_path, set_blas_threads, training_options
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def plan(
     """
     if (features is None) == (shape is None):
         raise click.UsageError("give FEATURES, a folder that `edgetune extract` wrote, or --shape")
-    set_blas_threads(threads)
+    set_blas_threads()
     from edge_runtime.codecs import CODECS
     from edge_runtime.features import FeatureFolder
     from trainer_lite.budget import Planner, choose_tile
@@ -95,15 +95,15 @@ def plan(
         data = prepare(config, FeatureFolder.open(features))
     else:
         data = prepare_shape(config, CODECS[codec], *(shape or (0, 0)), classes, images)
-    planner = Planner(data.adaptor, config, data.source, data.evaluated)
+    planner = Planner(data.adaptor, config, data.source, data.evaluated, threads=threads)
     least = planner.plan(1).budget_bytes
     chosen = choose_tile(planner, memory_budget)
     steps = -(-len(data.source.labels) // config.batch_size)
     content = as_object(chosen, planner, least, steps, memory_budget)
     where = board_path(board)
     if where is not None:
-        planned = planner.shape(chosen.tile_images)
-        content.update(predicted_time(where, data, planned, threads))
+        planned = planner.shape(chosen.tile_images, chosen.lanes)
+        content.update(predicted_time(where, data, planned, explicit=board is not None))
     if as_json:
         emit_json(content)
     else:
@@ -111,20 +111,22 @@ def plan(
 
 
 def predicted_time(
-    path: Path, data: TrainingData, shape: StepShape, threads: int
+    path: Path, data: TrainingData, shape: StepShape, *, explicit: bool
 ) -> dict[str, Any]:
-    """Seconds of an epoch on a calibrated board."""
-    from edge_runtime.errors import MismatchError
+    """Seconds of an epoch on a calibrated board; nothing where board.json only happens to lie here
+    and is of another version."""
+    from edge_runtime.errors import FormatError
     from trainer_lite.board import Board
     from trainer_lite.forecast import forecast
 
-    board = Board.load(path)
-    if board.threads != threads:
-        raise MismatchError(
-            f"{path} was calibrated with --threads {board.threads}, this plan is for {threads}; "
-            f"plan with that many, or calibrate again with --threads {threads}"
-        )
-    found = forecast(board, data.adaptor, data.source, data.val, shape)
+    try:
+        board = Board.load(path)
+        found = forecast(board, data.adaptor, data.source, data.val, shape)
+    except FormatError as error:
+        if explicit:
+            raise
+        say(f"no time is predicted: {error}")
+        return {}
     return {
         "predicted_epoch_seconds": found.epoch,
         "predicted_training_seconds": found.training,
@@ -140,6 +142,7 @@ def as_object(
     layout = chosen.step.layout
     return {
         "tile_images": chosen.tile_images,
+        "lanes": chosen.lanes,
         "baseline_bytes": chosen.baseline_bytes,
         "blas_bytes": chosen.blas_bytes,
         "parameter_bytes": chosen.parameter_bytes,
@@ -168,6 +171,12 @@ def as_object(
     }
 
 
+def tiles_of(content: dict[str, Any]) -> str:
+    """The tiles of a plan, in words."""
+    tile, lanes = content["tile_images"], content["lanes"]
+    return f"{lanes} tiles of {tile} images" if lanes > 1 else f"a tile of {tile} images"
+
+
 def as_table(content: dict[str, Any]) -> str:
     """The plan for people."""
     steps, budget = content["steps_per_epoch"], content["memory_budget_bytes"]
@@ -181,7 +190,7 @@ def as_table(content: dict[str, Any]) -> str:
         line("BLAS work space", content["blas_bytes"], "measured here"),
         line("parameters and optimiser", content["parameter_bytes"], trained),
         line("fused weights", content["weights_bytes"]),
-        line("arena", content["arena_bytes"], f"a tile of {content['tile_images']} images"),
+        line("arena", content["arena_bytes"], tiles_of(content)),
     ]
     lines += [line(f"  {b['name']}", b["bytes"]) for b in content["arena_buffers"][:SHOWN]]
     lines += [

@@ -24,7 +24,6 @@ WHOLE = click.IntRange(1)
 @click.option("--batch-size", default=32, show_default=True, type=WHOLE, help="Images a step.")
 @click.option("--steps", default=20, show_default=True, type=WHOLE, help="Steps to measure.")
 @click.option("--html", type=PATH, help="Write a page to look at: arena over time, roofline.")
-@click.option("--threads", default=1, show_default=True, type=WHOLE, help="BLAS threads.")
 @board_option
 @force_option
 @json_option
@@ -36,7 +35,6 @@ def profile(
     batch_size: int,
     steps: int,
     html: Path | None,
-    threads: int,
     board: Path | None,
     force: bool,
     as_json: bool,
@@ -52,7 +50,7 @@ def profile(
     Example:
       edgetune profile features --html profile.html
     """
-    set_blas_threads(threads)
+    set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable, write_file
     from trainer_lite.board import Board
     from trainer_lite.profile_page import page

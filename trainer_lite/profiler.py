@@ -10,14 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.forward import default_tile
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.predictor import Predictor
 from edge_runtime.program import Array, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches
-from trainer_lite.build import StepPlan, StepShape, build_step, plan_step, step_in
+from trainer_lite.build import (
+    StepPlan,
+    StepShape,
+    build_step,
+    fastest_tile,
+    plan_step,
+    planned_step,
+    step_in,
+)
 from trainer_lite.clocks import (
     Group,
     Measured,
@@ -25,6 +32,7 @@ from trainer_lite.clocks import (
     Timed,
     describe,
     measure,
+    median_seconds,
     optimiser_operation,
 )
 from trainer_lite.config import TrainConfig
@@ -77,7 +85,7 @@ def profile(
             values[...] = np.resize([draw(-0.1, 0.1) for _ in range(9973)], values.shape)
     workspace = Workspace()
     weights = FusedWeights(config, parameters.values, workspace)
-    tile = min(default_tile(config.tokens), training.batch_size)
+    tile = fastest_tile(config.tokens, training.batch_size)
     drop_path = training.drop_path if config.blocks else 0.0
     shape = StepShape(training.batch_size, tile, training.label_smoothing, drop_path)
     plan = plan_step(weights, source, shape)
@@ -86,7 +94,7 @@ def profile(
     peaks["planned and built"] = peak_rss_bytes()
     trial = Workspace()
     described = step_in(trial, weights, source, shape)
-    described.tile_of(run.last_tile)
+    described.lanes[0].tile_of(run.last_tile)
     groups = grouped(step, described, run.last_tile, Names(parameters, workspace, trial))
     operations, seconds = measure(groups, run, steps)
     update = optimiser_operation(parameters)
@@ -96,21 +104,34 @@ def profile(
     inference = profile_inference(weights, source, parameters, workspace, steps)
     peaks["inference"] = peak_rss_bytes()
     trained = StageProfile(operations, seconds, training.batch_size)
-    programs = (described.before, described.tile, described.after)
-    sections = [section for program in programs for section in program.sections]
+    sections = [section for program in described.programs() for section in program.sections]
     return Profile(config, plan, tile, trained, inference, sections, peaks)
+
+
+def step_seconds(
+    config: AdaptorConfig, training: TrainConfig, source: FeatureSource, lanes: int, steps: int
+) -> float:
+    """Median seconds of a training step in so many lanes, at the tile that training would take."""
+    parameters = ParameterSet(config)
+    parameters.initialise(training.seed)
+    weights = FusedWeights(config, parameters.values, Workspace())
+    tile = fastest_tile(config.tokens, training.batch_size, lanes)
+    shape = StepShape(training.batch_size, tile, lanes=lanes)
+    run = Steps(planned_step(weights, source, shape)[0], training, config, parameters)
+    run()
+    return median_seconds(run, steps)
 
 
 def grouped(
     step: TrainingStep, described: TrainingStep, last_tile: int, names: Names
 ) -> list[Group]:
     """The programs of a step beside what they do, tiles of all sizes together."""
-    tiles = [step.tile_images] + ([last_tile] if last_tile != step.tile_images else [])
-    return [
-        [(step.before, describe(described.before, names))],
-        [(step.tile_of(n).program, describe(described.tile_of(n).program, names)) for n in tiles],
-        [(step.after, describe(described.after, names))],
-    ]
+    sizes = [step.tile_images] + ([last_tile] if last_tile != step.tile_images else [])
+    before, clear, _, after = zip(step.programs(), described.programs())
+    ours, theirs = step.lanes[0], described.lanes[0]
+    tiles = [(ours.tile_of(size).program, theirs.tile_of(size).program) for size in sizes]
+    groups = ([before], [clear], tiles, [after])
+    return [[(run, describe(named, names)) for run, named in group] for group in groups]
 
 
 class Steps:

@@ -16,13 +16,14 @@ from edge_runtime.program import Array, Workspace
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches
 from trainer_lite.build import StepShape, planned_step
+from trainer_lite.evaluation import evaluate
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 
 TOKENS, DIM, IMAGES = 40, 24, 6
 
 
-def rehearse(config: AdaptorConfig) -> None:
+def rehearse(config: AdaptorConfig, lanes: int = 1) -> None:
     """Trains one step of an adaptor like `config`, of few tokens and little width."""
     prefix = min(config.prefix_tokens, TOKENS - 1)
     rank = min(config.rank, 8) // config.heads * config.heads or config.rank
@@ -38,8 +39,9 @@ def rehearse(config: AdaptorConfig) -> None:
     parameters = ParameterSet(small)
     parameters.initialise(0)
     weights = FusedWeights(small, parameters.values, Workspace())
-    shape = StepShape(batch=IMAGES, tile=2, drop_path=0.1 if small.blocks else 0.0)
-    step, predictor = planned_step(weights, source, shape)
+    drop_path = 0.1 if small.blocks else 0.0
+    shape = StepShape(batch=IMAGES, tile=2, drop_path=drop_path, lanes=lanes)
+    step, predictors = planned_step(weights, source, shape)
     optimiser = AdamW(
         parameters.flat,
         step.gradient,
@@ -51,7 +53,7 @@ def rehearse(config: AdaptorConfig) -> None:
         step.run(rows, source.labels[rows], drop)
         optimiser.step(1e-3)
     weights.refresh()
-    predictor.evaluate(source)
+    evaluate(predictors, source)
 
 
 class Ones:

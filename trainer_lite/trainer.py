@@ -24,6 +24,7 @@ from trainer_lite.budget import MemoryPlan, Planner, check_budget, choose_tile
 from trainer_lite.build import build_step
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
+from trainer_lite.evaluation import evaluate
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet, views
 from trainer_lite.schedule import learning_rate
@@ -84,6 +85,8 @@ class Trainer:
         on_best: takes the adaptor whenever validation got better, as views that change with the
             next step; without it a copy of the best is kept in memory.
         memory_budget: bytes that the whole process may take (peak RSS), or None.
+        threads: tiles that run side by side, as far as the budget allows; BLAS should have one
+            thread then. The same number gives the same bits.
         tile: images a pass, in place of the planner's choice; the gradient does not depend on it.
     """
 
@@ -95,11 +98,12 @@ class Trainer:
         on_epoch: Callable[[EpochReport], None] | None = None,
         on_best: Callable[[Adaptor], None] | None = None,
         memory_budget: int | None = None,
+        threads: int = 1,
         tile: int | None = None,
     ):
         self.config = config or TrainConfig()
         self.on_step, self.on_epoch, self.on_best = on_step, on_epoch, on_best
-        self.memory_budget, self.tile = memory_budget, tile
+        self.memory_budget, self.threads, self.tile = memory_budget, threads, tile
 
     def fit(self, features: FeatureFolder) -> TrainResult:
         """Trains on the folder's train split (or train + val), validates on val.
@@ -132,20 +136,27 @@ class _Run:
         self.labels = self.source.labels
         self.best: Array | None = None  # a copy, kept where nobody else does
         keep = data.val is not None and trainer.on_best is None
-        planner = Planner(data.adaptor, self.config, data.source, data.evaluated, keep_best=keep)
+        planner = Planner(
+            data.adaptor,
+            self.config,
+            data.source,
+            data.evaluated,
+            keep_best=keep,
+            threads=trainer.threads,
+        )
         if trainer.tile is None:
             self.plan = choose_tile(planner, trainer.memory_budget)
         else:
-            self.plan = planner.plan(trainer.tile)
+            self.plan = planner.plan(trainer.tile, trainer.threads)
         self.parameters = ParameterSet(self.adaptor_config)
         self.parameters.initialise(self.config.seed)
         if keep:
             self.best = zeros(self.parameters.flat.shape, self.parameters.flat.dtype)
         self.weights = FusedWeights(self.adaptor_config, self.parameters.values, Workspace())
-        self.step, self.predictor = build_step(
+        self.step, self.predictors = build_step(
             self.weights,
             self.source,
-            planner.shape(self.plan.tile_images),
+            planner.shape(self.plan.tile_images, self.plan.lanes),
             self.plan.step,
         )
         self.optimiser = AdamW(
@@ -230,7 +241,7 @@ class _Run:
 
     def _evaluate(self, source: FeatureSource) -> Evaluation:
         self.weights.refresh()
-        return self.predictor.evaluate(source)
+        return evaluate(self.predictors, source)
 
     def _adaptor(self, flat: Array) -> Adaptor:
         """An adaptor whose parameters are views of `flat`."""

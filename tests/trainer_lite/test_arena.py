@@ -14,6 +14,7 @@ from tests.layouts import live_peak
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.arena import Arena
 from trainer_lite.build import StepShape, build_step, plan_step
+from trainer_lite.lane import Batch
 from trainer_lite.step import TrainingStep
 
 CASES: dict[str, dict[str, Any]] = {
@@ -42,16 +43,19 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
             function(*arguments)
             position += 1
 
-    run(step.before)
+    before, clear, _, after = step.programs()
+    run(before)
+    run(clear)
     after_before = position
-    tile = step.tile_of(step.tile_images)
+    lane = step.lanes[0]
+    tile = lane.tile_of(step.tile_images)
     for start in range(0, batch, step.tile_images):
         position = after_before
         part = slice(start, start + step.tile_images)
-        tile.set(part, np.arange(batch)[part], labels[part], drop[:, part], batch)
+        tile.set(Batch(np.arange(batch), labels, drop), part)
         run(tile.program)
     outcome = step.outcome(labels)
-    run(step.after)
+    run(after)
     return outcome
 
 
@@ -84,7 +88,7 @@ def test_training_and_evaluation_share_one_small_arena() -> None:
     assert plan.arena_bytes < 0.8 * apart
     for layout in (plan.layout, plan.evaluation):
         assert live_peak(layout.lifetimes) <= layout.nbytes <= 1.1 * live_peak(layout.lifetimes)
-    built, predictor = build_step(weights, problem, shape, plan)
+    built, (predictor,) = build_step(weights, problem, shape, plan)
     step, evaluation = built.workspace, predictor.workspace
     assert isinstance(step, Arena)
     assert isinstance(evaluation, Arena)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer_lite.calibration.STEPS", 2)
         patch.setattr("trainer_lite.rates.STORAGE_BYTES", 1 << 20)
-        return calibrate(1, tmp_path_factory.mktemp("storage"), lambda count, note: None)
+        return calibrate(tmp_path_factory.mktemp("storage"), lambda count, note: None)
 
 
 def test_a_fit_recovers_what_made_the_samples() -> None:
@@ -58,6 +59,7 @@ def test_the_file_gives_back_what_was_measured(board: Board, tmp_path: Path) -> 
         lambda c: c["rates"].update(cache_bytes=0),
         lambda c: c["rates"].pop("storage_bytes"),
         lambda c: c.update(between="fast"),
+        lambda c: c.update(speedups={}),
         lambda c: c.update(format="edgetune.adaptor"),
         lambda c: c.update(version=2),
     ],
@@ -109,12 +111,17 @@ def test_more_images_take_longer_in_proportion(board: Board) -> None:
     assert seconds[1] == pytest.approx(2 * seconds[0])
 
 
+def test_lanes_are_faster_as_measured(board: Board) -> None:
+    found = replace(board, speedups={"1": 1.0, "2": 1.5, "4": 2.5})
+    assert [found.speedup(n) for n in (1, 2, 3, 4, 8)] == [1.0, 1.5, 2.0, 2.5, 2.5]
+
+
 def test_features_beyond_memory_are_read_from_storage(board: Board) -> None:
     config = TrainConfig(batch_size=4, rank=4)
     data = prepare_shape(config, CODECS["int8"], 9, 16, 3, 40)
     usual = forecast(board, data.adaptor, data.source, None, StepShape(4, 4)).training
     memory = {**board.machine, "memory_bytes": 4096}
-    small = Board(memory, 1, board.rates, board.kinds, board.between)
+    small = replace(board, machine=memory)
     slower = forecast(small, data.adaptor, data.source, None, StepShape(4, 4)).training
     nbytes = 40 * data.source.scratch_bytes(1)
     assert slower - usual == pytest.approx(nbytes / board.rates["storage_bytes"])

@@ -46,7 +46,13 @@ def trained(features: Path, out: Path, *options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--rank", 16, "--blocks", 6), ("--kind", "linear"), ("--heads", 4, "--drop-path", 0.1)],
+    [
+        (),
+        ("--rank", 16, "--blocks", 6),
+        ("--kind", "linear"),
+        ("--heads", 4, "--drop-path", 0.1),
+        ("--threads", 2),
+    ],
     ids=str,
 )
 def test_the_peak_is_what_was_predicted(features: Path, tmp_path: Path, options: Any) -> None:
@@ -137,14 +143,15 @@ def test_the_largest_tile_that_fits_is_chosen() -> None:
 def test_what_blas_kept_of_a_tile_too_large_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
-    def kept(config: Any, images: int) -> int:
+    def kept(config: Any, images: int, lanes: int) -> int:
         measured.append(images)
         return MEBIBYTE // 2
 
     monkeypatch.setattr("trainer_lite.budget.blas_bytes", kept)
     needs = [planner().plan(tile).predicted_peak_rss_bytes for tile in (1, 2)]
     made = planner()
-    assert made.plan(2, needs[0] // 2).blas_bytes == 0  # the rest is too large: not even tried
+    untried = made.plan(2, budget=needs[0] // 2)  # the rest is too large already
+    assert untried.blas_bytes == 0
     measured.clear()
     chosen = choose_tile(made, needs[1] + MEBIBYTE // 4)  # 2 fits until it is measured as well
     assert measured[:2] == [1, 2]

@@ -12,6 +12,7 @@ from tests.feature_folders import write_features
 
 KEYS = {
     "tile_images",
+    "lanes",
     "baseline_bytes",
     "blas_bytes",
     "parameter_bytes",

@@ -1,0 +1,40 @@
+"""Evaluation in lanes: each predicts a part of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.metrics import Evaluation
+from edge_runtime.predictor import Predictor
+from edge_runtime.sources import FeatureSource
+from trainer_lite.threads import side_by_side
+
+Array = np.ndarray[Any, Any]
+
+
+class Part:
+    """Rows of a source from `start` to `stop`."""
+
+    def __init__(self, source: FeatureSource, start: int, stop: int):
+        self.source, self.start = source, start
+        self.tokens, self.embed_dim = source.tokens, source.embed_dim
+        self.labels = source.labels[start:stop]
+
+    def scratch_bytes(self, images: int) -> int:
+        return self.source.scratch_bytes(images)
+
+    def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        self.source.read(rows + self.start, z, norms, scratch)
+
+
+def evaluate(predictors: Sequence[Predictor], source: FeatureSource) -> Evaluation:
+    """What one predictor would find, from several at once. Rows are cut at whole tiles."""
+    rows, tile, count = len(source.labels), predictors[0].tile_images, len(predictors)
+    tiles = -(-rows // tile)
+    bounds = [min(rows, tile * (tiles * index // count)) for index in range(count)] + [rows]
+    parts = [Part(source, start, stop) for start, stop in zip(bounds, bounds[1:]) if start < stop]
+    found = side_by_side([(p.evaluate, part) for p, part in zip(predictors, parts)])
+    return Evaluation(np.sum([evaluation.confusion for evaluation in found], axis=0))

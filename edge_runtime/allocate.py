@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.errors import BudgetError
+
 Array = np.ndarray[Any, Any]
 
 LEAST = 1 << 16  # bytes; smaller arrays are malloc's
@@ -23,8 +25,18 @@ def allocate(nbytes: int) -> Array:
     """So many zero bytes, page-aligned.
 
     Pages count as they are first written, and one by one: huge pages would round memory up.
+
+    Raises:
+        BudgetError: the system gives no more.
     """
-    mapped = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        mapped = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE), flags=flags)
+    except OSError:
+        raise BudgetError(
+            f"no room for {nbytes} bytes more: a limit on this process (ulimit -v, -d) or the "
+            f"machine's memory is reached; edgetune plan says what a run needs"
+        ) from None
     with contextlib.suppress(AttributeError, OSError):
         mapped.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(mapped, np.uint8)[:nbytes]

@@ -26,6 +26,26 @@ def rss_bytes() -> int:
     return peak_rss_bytes() if found is None else found
 
 
+def address_space_bytes() -> int:
+    """Address space of this process now, in bytes (VmSize); 0 where Linux is not."""
+    return _status(b"VmSize:") or 0
+
+
+def data_segment_bytes() -> int:
+    """Private writable mappings of this process, in bytes (VmData): what RLIMIT_DATA counts."""
+    return _status(b"VmData:") or 0
+
+
+def limits() -> tuple[int | None, int | None]:
+    """(address space, data segment) that this process may have, as `ulimit -v` and `-d` set them,
+    in bytes; None where there is no limit."""
+    import resource
+
+    found = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    space, data = (None if limit == resource.RLIM_INFINITY else limit for limit in found)
+    return space, data
+
+
 def _status(key: bytes) -> int | None:
     """An entry of /proc/self/status in bytes; None where there is no such file."""
     try:

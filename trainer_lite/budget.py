@@ -17,7 +17,13 @@ from edge_runtime.allocate import allocate
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import BudgetError
 from edge_runtime.flops import FLOPS_PER_MAC
-from edge_runtime.memory import peak_rss_bytes, rss_bytes
+from edge_runtime.memory import (
+    address_space_bytes,
+    data_segment_bytes,
+    limits,
+    peak_rss_bytes,
+    rss_bytes,
+)
 from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
@@ -32,6 +38,8 @@ from trainer_lite.threads import side_by_side
 RUN_OBJECTS = 448 << 10
 OPERATION_OBJECTS = 2048
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
+SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
+LANE_SPACE = 48 << 20  # that BLAS reserves when two lanes multiply at once, and a thread's own
 JITTER = 384 << 10  # by which one process's start differs from the next one's
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
@@ -47,6 +55,8 @@ class MemoryPlan:
     parameter_bytes: int
     weights_bytes: int
     operations: int
+    held_space_bytes: int
+    held_data_bytes: int
 
     @property
     def lanes(self) -> int:
@@ -71,6 +81,23 @@ class MemoryPlan:
     def budget_bytes(self) -> int:
         """A budget that another process with the same options will accept and keep."""
         return self.predicted_peak_rss_bytes + JITTER
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What the run maps beyond what the process has, or its planning, and room to breathe."""
+        run = self.parameter_bytes + self.arena_bytes
+        margin = SPACE_MARGIN + (self.lanes - 1) * LANE_SPACE
+        return self.weights_bytes + max(run, self.step.trial_bytes) + margin
+
+    @property
+    def address_space_bytes(self) -> int:
+        """Address space that a run needs: a limit (ulimit -v) that it gets by with."""
+        return self.held_space_bytes + self.mapped_bytes + JITTER
+
+    @property
+    def data_segment_bytes(self) -> int:
+        """Data segment that a run needs: a limit (ulimit -d) that it gets by with."""
+        return self.held_data_bytes + self.mapped_bytes + JITTER
 
     @property
     def flops_per_step(self) -> int:
@@ -102,6 +129,7 @@ class Planner:
         rehearse(adaptor, threads)
         gc.collect()  # programs refer to themselves
         self.baseline_bytes = rss_bytes()
+        self.held_space_bytes, self.held_data_bytes = address_space_bytes(), data_segment_bytes()
         self._blas_bytes = 0
 
     @property
@@ -145,6 +173,8 @@ class Planner:
             blas_bytes=self._blas_bytes,
             parameter_bytes=self.vectors * parameters.flat.nbytes,
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
+            held_space_bytes=self.held_space_bytes,
+            held_data_bytes=self.held_data_bytes,
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan
@@ -190,6 +220,19 @@ def largest_that_fits(planner: Planner, lanes: int, budget: int) -> MemoryPlan |
         if plan.predicted_peak_rss_bytes <= budget:
             return plan
     return None
+
+
+def check_limits(plan: MemoryPlan) -> None:
+    """BudgetError where this process may not map what the plan needs."""
+    needs = (plan.held_space_bytes, plan.held_data_bytes)  # this process's, so without JITTER
+    names = ("address space (ulimit -v)", "data segment (ulimit -d)")
+    for name, need, limit in zip(names, needs, limits()):
+        if limit is not None and need + plan.mapped_bytes > limit:
+            raise BudgetError(
+                f"the run needs {mebibytes(need + plan.mapped_bytes)} of {name}, and its limit is "
+                f"{mebibytes(limit)}; raise the limit, or give a smaller --memory-budget so that "
+                f"less is mapped"
+            )
 
 
 def check_budget(budget: int | None) -> None:

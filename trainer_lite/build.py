@@ -63,6 +63,12 @@ class StepPlan:
     evaluation_operations: int
 
     @property
+    def trial_bytes(self) -> int:
+        """Bytes that planning mapped, each buffer apart."""
+        layouts = (self.layout, self.lane, self.evaluation)
+        return sum(buffer.nbytes for layout in layouts for buffer in layout.lifetimes)
+
+    @property
     def first_bytes(self) -> int:
         """Bytes of the first lane."""
         return max(self.layout.nbytes, self.evaluation.nbytes)

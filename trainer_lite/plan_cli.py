@@ -151,6 +151,8 @@ def as_object(
         "object_bytes": chosen.object_bytes,
         "predicted_peak_rss_bytes": chosen.predicted_peak_rss_bytes,
         "memory_budget_bytes": budget,
+        "address_space_bytes": chosen.address_space_bytes,
+        "data_segment_bytes": chosen.data_segment_bytes,
         "least_budget_bytes": least,
         "parameters": planner.adaptor.parameter_count(),
         "steps_per_epoch": steps,
@@ -197,6 +199,8 @@ def as_table(content: dict[str, Any]) -> str:
         line("Python objects", content["object_bytes"], "estimated"),
         line("predicted peak RSS", content["predicted_peak_rss_bytes"]),
         line("least budget", content["least_budget_bytes"], "a tile of 1 image"),
+        line("address space", content["address_space_bytes"], "ulimit -v"),
+        line("data segment", content["data_segment_bytes"], "ulimit -d"),
     ]
     if budget is not None:
         lines.append(line("memory budget", budget, "kept"))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.errors import BudgetError
+
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -20,11 +22,17 @@ def side_by_side(tasks: Sequence[Task]) -> list[Any]:
     """Calls every task, the first in this thread, and returns what they return, in order.
 
     An exception in any of them is raised once all have ended.
+
+    Raises:
+        BudgetError: the system gives no more threads.
     """
     if len(tasks) == 1:
         (function, *arguments) = tasks[0]
         return [function(*arguments)]
-    futures = [_threads(len(tasks) - 1).submit(_quietly, *task) for task in tasks[1:]]
+    try:
+        futures = [_threads(len(tasks) - 1).submit(_quietly, *task) for task in tasks[1:]]
+    except RuntimeError as error:
+        raise BudgetError(f"{error}; a limit on this process is reached, use --threads 1") from None
     try:
         (function, *arguments) = tasks[0]
         first = function(*arguments)

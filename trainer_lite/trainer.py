@@ -20,7 +20,7 @@ from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches
-from trainer_lite.budget import MemoryPlan, Planner, check_budget, choose_tile
+from trainer_lite.budget import MemoryPlan, Planner, check_budget, check_limits, choose_tile
 from trainer_lite.build import build_step
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
@@ -148,6 +148,7 @@ class _Run:
             self.plan = choose_tile(planner, trainer.memory_budget)
         else:
             self.plan = planner.plan(trainer.tile, trainer.threads)
+        check_limits(self.plan)
         self.parameters = ParameterSet(self.adaptor_config)
         self.parameters.initialise(self.config.seed)
         if keep:

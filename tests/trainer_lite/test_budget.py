@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +32,13 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_features(folder, rows=rows, shard_rows=20, **SHAPE).path
 
 
-def edgetune(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def edgetune(*arguments: Any, before: Any = None) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, whose peak RSS is its own."""
     command = [sys.executable, "-m", "edge_runtime.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, preexec_fn=before, timeout=120
+    )
 
 
 def trained(features: Path, out: Path, *options: Any) -> dict[str, Any]:
@@ -171,3 +174,30 @@ def test_sizes_of_tiles() -> None:
     assert sizes(2, [32, 0]) == {2}
     assert sizes(23, [64, 36]) == {23, 18, 13}
     assert sizes(5, [3]) == {5, 3}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
+@pytest.mark.parametrize("limit", ["address_space", "data_segment"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_gets_by_with_the_limits_that_plan_names(
+    features: Path, tmp_path: Path, limit: str, threads: int
+) -> None:
+    plan = json.loads(edgetune("plan", features, "--threads", threads, "--json").stdout)
+    need = plan[f"{limit}_bytes"]
+    options = ("--out", tmp_path / "a", "--epochs", 1, "--threads", threads)
+
+    def limited(nbytes: int) -> subprocess.CompletedProcess[str]:
+        def apply() -> None:
+            kind = {"address_space": resource.RLIMIT_AS, "data_segment": resource.RLIMIT_DATA}
+            resource.setrlimit(kind[limit], (nbytes, nbytes))
+
+        return edgetune("train", features, *options, "--force", before=apply)
+
+    found = limited(need)
+    assert found.returncode == 0, found.stderr
+    if threads > 1:  # what BLAS and malloc reserve for a thread differs from run to run
+        return
+    refused = limited(need - 4 * MEBIBYTE)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("Error: the run needs")

@@ -21,6 +21,8 @@ KEYS = {
     "object_bytes",
     "predicted_peak_rss_bytes",
     "memory_budget_bytes",
+    "address_space_bytes",
+    "data_segment_bytes",
     "least_budget_bytes",
     "parameters",
     "steps_per_epoch",

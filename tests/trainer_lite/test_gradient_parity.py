@@ -29,6 +29,22 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("tile", [2, 5, 32])
+def test_tiles_change_nothing_at_full_size(tile: int) -> None:
+    """ViT-B/16 shapes in float32: the loss and every gradient as with tiles of one image."""
+    config = config_of(tokens=197, embed_dim=768, rank=8, blocks=4, classes=100)
+    problem = problem_of(config, 32, np.float32)
+    found = []
+    for images in (1, tile):
+        step = step_of(random_parameters(config, np.float32), problem, batch=32, tile=images)
+        loss, _ = step.run(np.arange(32), problem.labels)
+        found.append((loss / 32, {name: g.copy() for name, g in step.gradients.items()}))
+    (loss, expected), (other, gradients) = found
+    assert other == pytest.approx(loss, abs=1e-5)
+    for name, gradient in expected.items():
+        assert relative_error(gradients[name], gradient) < 1e-5, name
+
+
 def relative_error(found: Any, expected: Any) -> float:
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
 

@@ -35,8 +35,8 @@ from trainer_lite.threads import side_by_side
 
 # Python's own objects, fitted to what benchmarks/predictions.py measures: those of a run, and
 # those of each operation of its programs (a tuple, its views of buffers).
-RUN_OBJECTS = 448 << 10
-OPERATION_OBJECTS = 2048
+RUN_OBJECTS = 512 << 10
+OPERATION_OBJECTS = 768
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 48 << 20  # that BLAS reserves when two lanes multiply at once, and a thread's own

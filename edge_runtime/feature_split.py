@@ -6,6 +6,7 @@ Shards are read into buffers, not mapped: page cache does not then count as this
 from __future__ import annotations
 
 import math
+import os
 import weakref
 import zlib
 from _thread import allocate_lock
@@ -134,6 +135,17 @@ class FeatureSplit:
         if narrow is not norms:
             np.copyto(norms, narrow)
         decode(codec, stored, scale, z)
+
+    def prefetch(self, rows: Array) -> None:
+        """Has the system read these rows into its own cache, which is not this process's memory,
+        while something else is computed. Only a hint."""
+        width = self.tokens * self.embed_dim * self.folder.codec.dtype.itemsize
+        with self._lock:
+            for row in rows.tolist() if hasattr(os, "posix_fadvise") else []:
+                index = bisect_right(self._starts, row) - 1
+                file, header = self._file(index)
+                start = header.tensors["features"].offset + (row - self._starts[index]) * width
+                os.posix_fadvise(file.fileno(), start, width, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Closes all shard files; they open again when they are read again."""

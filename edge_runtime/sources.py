@@ -33,6 +33,13 @@ class FeatureSource(Protocol):
         """
 
 
+def prefetch(source: FeatureSource, rows: Array) -> None:
+    """Announces rows that will be read soon to sources that can make use of it."""
+    announce = getattr(source, "prefetch", None)
+    if announce is not None:
+        announce(rows)
+
+
 class ArrayFeatures:
     """Features in memory, (rows, tokens, dim) in true units, as a FeatureSource.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from edge_runtime.sources import FeatureSource
+from edge_runtime.sources import FeatureSource, prefetch
 
 Array = np.ndarray[Any, Any]
 
@@ -20,6 +20,17 @@ def epoch_batches(rows: int, batch: int, seed: int, epoch: int) -> Iterator[Arra
     random.Random(f"order {seed} {epoch}").shuffle(order)
     for start in range(0, rows, batch):
         yield np.array(order[start : start + batch])
+
+
+def with_next(batches: Iterable[Array]) -> Iterator[tuple[Array, Array | None]]:
+    """Each batch with the one after it, None after the last."""
+    before: Array | None = None
+    for rows in batches:
+        if before is not None:
+            yield before, rows
+        before = rows
+    if before is not None:
+        yield before, None
 
 
 def drop_path_factors(rate: float, blocks: int, images: int, seed: int, step: int) -> Array:
@@ -44,6 +55,10 @@ class Joined:
 
     def scratch_bytes(self, images: int) -> int:
         return max(source.scratch_bytes(1) for source in self.sources)
+
+    def prefetch(self, rows: Array) -> None:
+        for row, index in zip(rows, np.searchsorted(self._starts, rows, side="right") - 1):
+            prefetch(self.sources[index], np.array([row - self._starts[index]]))
 
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         owner = np.searchsorted(self._starts, rows, side="right") - 1

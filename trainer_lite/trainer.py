@@ -17,9 +17,9 @@ from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
 from edge_runtime.program import Workspace
-from edge_runtime.sources import FeatureSource
+from edge_runtime.sources import FeatureSource, prefetch
 from edge_runtime.weights import FusedWeights
-from trainer_lite.batches import drop_path_factors, epoch_batches
+from trainer_lite.batches import drop_path_factors, epoch_batches, with_next
 from trainer_lite.budget import MemoryPlan, Planner, check_budget, check_limits, choose_tile
 from trainer_lite.build import build_step
 from trainer_lite.config import TrainConfig
@@ -208,7 +208,10 @@ class _Run:
     def _epoch(self, epoch: int) -> EpochReport:
         config, started = self.config, time.monotonic()
         total_loss, total_correct = 0.0, 0
-        for rows in epoch_batches(len(self.labels), config.batch_size, config.seed, epoch):
+        batches = epoch_batches(len(self.labels), config.batch_size, config.seed, epoch)
+        for rows, following in with_next(batches):
+            if following is not None:
+                prefetch(self.source, following)
             loss, correct = self._step(rows)
             total_loss += loss
             total_correct += correct

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,20 @@ def test_files_are_closed_when_the_folder_is_dropped(written: Written) -> None:
     del folder
     gc.collect()
     assert all(file.closed for file in files)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no such call here")
+def test_prefetch_names_the_bytes_of_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_features(tmp_path / "features", codec="float32")
+    split = FeatureFolder.open(written.path).split("train")
+    asked: list[bytes] = []
+
+    def advise(fd: int, start: int, size: int, advice: int) -> None:
+        asked.append(os.pread(fd, size, start))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    rows = np.array([0, 9, 23])
+    split.prefetch(rows)
+    assert asked == [written.features["train"][row].tobytes() for row in rows]

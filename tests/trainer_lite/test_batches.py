@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.sources import ArrayFeatures
-from trainer_lite.batches import Joined, drop_path_factors, epoch_batches
+from trainer_lite.batches import Joined, drop_path_factors, epoch_batches, with_next
 
 Array = np.ndarray[Any, Any]
 
@@ -75,3 +75,23 @@ def test_joined_sources_read_as_one() -> None:
     whole.read(rows, expected, expected_norms, scratch)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(found_norms, expected_norms)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_each_batch_comes_with_the_next(count: int) -> None:
+    batches = [np.array([index]) for index in range(count)]
+    found = list(with_next(batches))
+    assert [int(rows[0]) for rows, _ in found] == list(range(count))
+    assert [None if n is None else int(n[0]) for _, n in found] == [*range(1, count), None][:count]
+
+
+def test_joined_sources_announce_rows_to_their_owners() -> None:
+    announced: list[tuple[str, int]] = []
+
+    def source(name: str, rows: int) -> Any:
+        made = ArrayFeatures(np.ones((rows, 2, 3), np.float32))
+        made.prefetch = lambda rows: announced.append((name, int(rows[0])))  # type: ignore[attr-defined]
+        return made
+
+    Joined([source("train", 4), source("val", 3)]).prefetch(np.array([5, 0, 3]))
+    assert announced == [("val", 1), ("train", 0), ("train", 3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime import formats
-from edge_runtime.codecs import FLOAT16_MAX
+from edge_runtime import codecs, formats
+from edge_runtime.backbone_base import BackboneBase, parse_manifest
+from edge_runtime.codecs import FLOAT16_MAX, Codec
 from edge_runtime.errors import DataError, FormatError, require
 from edge_runtime.formats import field
-from edge_runtime.preprocess import Preprocessing
 
 Array = np.ndarray[Any, Any]
 
-GRAPH_VERSION = 1  # changes when the meaning of our graphs does
 ORT_TYPES = {"float16": "tensor(float16)", "float32": "tensor(float)"}
 
 
 @dataclass(frozen=True)
-class Backbone:
+class Backbone(BackboneBase):
     """A backbone folder; the onnxruntime session is created at the first `run`."""
 
     folder: Path
-    reference: formats.Json
-    """What features say of where they come from: the entry `backbone` of their manifest."""
-    preprocessing: Preprocessing
-    tokens: int
-    prefix_tokens: int
-    embed_dim: int
-    norm_eps: float
-    dtype: str
-    scale: float
     onnx: Path
     threads: int | None = None
 
@@ -50,33 +39,9 @@ class Backbone:
         """
         manifest = formats.read_manifest(folder, formats.BACKBONE)
         path = folder / formats.MANIFEST
-        output = field(manifest, "output", dict, path)
-        dtype, scale = field(output, "dtype", str, path), formats.positive(output, "scale", path)
-        if dtype not in ORT_TYPES or math.frexp(scale)[0] != 0.5:
-            raise FormatError(
-                f"{path}: 'output' must be float16 or float32 with a power of two as scale, "
-                f"found {dtype} x {scale:g}"
-            )
-        tokens = formats.whole(manifest, "tokens", 1, path)
-        prefix_tokens = formats.whole(manifest, "prefix_tokens", 0, path)
-        if prefix_tokens > tokens:
-            raise FormatError(f"{path}: {prefix_tokens} prefix tokens, but {tokens} tokens in all")
-        onnx = field(manifest, "onnx", dict, path)
-        return cls(
-            folder=folder,
-            reference=_reference(manifest, onnx, path),
-            preprocessing=Preprocessing.from_json(
-                field(manifest, "preprocessing", dict, path), path
-            ),
-            tokens=tokens,
-            prefix_tokens=prefix_tokens,
-            embed_dim=formats.whole(manifest, "embed_dim", 1, path),
-            norm_eps=formats.positive(manifest, "norm_eps", path),
-            dtype=dtype,
-            scale=scale,
-            onnx=_graph_file(folder, onnx, path),
-            threads=threads,
-        )
+        facts = parse_manifest(manifest, path)
+        onnx = _graph_file(folder, field(manifest, "onnx", dict, path), path)
+        return cls(**facts, folder=folder, onnx=onnx, threads=threads)
 
     def verify(self) -> None:
         """Reads the whole graph file; FormatError where its sha256 is not the manifest's."""
@@ -85,6 +50,16 @@ class Backbone:
                 f"{self.onnx}: sha256 is not that of {formats.MANIFEST}; it is damaged or altered, "
                 f"export it again"
             )
+
+    def encoded(
+        self, images: Array, codec: Codec, names: Sequence[str] | None = None
+    ) -> tuple[Array, Array | None]:
+        """(stored, scale or None) of the features of uint8 images; raises what `run` raises."""
+        return codecs.encode(codec, self.run(images, names))
+
+    def versions(self) -> dict[str, str]:
+        """Of onnxruntime."""
+        return {"onnxruntime": str(require("onnxruntime", extra="ort").__version__)}
 
     def run(self, images: Array, names: Sequence[str] | None = None) -> Array:
         """Features, in true units: float32 [n, tokens, embed_dim].
@@ -164,31 +139,6 @@ class Backbone:
                 f"export it again"
             )
         return session
-
-
-def _reference(manifest: formats.Json, onnx: formats.Json, path: Path) -> formats.Json:
-    """What identifies the backbone, for those who keep its features; checks the identity."""
-    version = field(manifest, "graph_version", int, path)
-    if version != GRAPH_VERSION:
-        raise FormatError(
-            f"{path}: graph version {version} is not known here (this edgetune knows "
-            f"{GRAPH_VERSION}); use the edgetune that wrote it, or a newer one"
-        )
-    parts = {
-        "weights_sha256": field(field(manifest, "weights", dict, path), "sha256", str, path),
-        "k": field(manifest, "k", int, path),
-        "preprocessing": field(manifest, "preprocessing", dict, path),
-        "graph_version": version,
-    }
-    identity = field(manifest, "identity", str, path)
-    if identity != formats.identity(parts):
-        raise FormatError(f"{path}: its entries do not give its identity; it was altered")
-    return {
-        **parts,
-        "identity": identity,
-        "model": field(manifest, "model", str, path),
-        "onnx_sha256": field(onnx, "sha256", str, path),
-    }
 
 
 def _graph_file(folder: Path, onnx: formats.Json, path: Path) -> Path:

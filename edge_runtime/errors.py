@@ -7,6 +7,8 @@
     ├── MismatchError         files that are sound but do not belong together
     ├── OutputExistsError     the output is there already and `--force` was not given
     ├── BudgetError           a memory budget that cannot be, or was not, kept
+    ├── ProtocolError         a message that is not of the Open Inference Protocol
+    ├── ServerError           a server that cannot be reached, refuses, or answers nonsense
     ├── MissingExtraError     an optional package is not installed
     └── ExportError           a backbone that cannot be summed, loaded or verified
 
@@ -45,6 +47,14 @@ class OutputExistsError(EdgeError):
 
 class BudgetError(EdgeError):
     """A memory budget that cannot be, or was not, kept."""
+
+
+class ProtocolError(EdgeError):
+    """A message that is not of the Open Inference Protocol."""
+
+
+class ServerError(EdgeError):
+    """A server that cannot be reached, refuses, or answers nonsense."""
 
 
 class MissingExtraError(EdgeError):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import __version__, atomic, formats
-from edge_runtime.backbone import Backbone
+from edge_runtime.backbone_base import BackboneBase
 from edge_runtime.codecs import Codec
 from edge_runtime.errors import (
     ConfigError,
@@ -59,7 +59,7 @@ class ExtractResult:
 
 def extract(
     images: ImageFolder,
-    backbone: Backbone,
+    backbone: BackboneBase,
     out: Path,
     codec: Codec,
     *,
@@ -128,7 +128,7 @@ def extract(
 
 
 def _request(
-    images: ImageFolder, backbone: Backbone, codec: Codec, batch_size: int
+    images: ImageFolder, backbone: BackboneBase, codec: Codec, batch_size: int
 ) -> formats.Json:
     """Everything that the bytes of the shards follow from."""
     files = {s: [[f.path, f.label, f.bytes] for f in files] for s, files in images.splits.items()}
@@ -140,17 +140,14 @@ def _request(
         "codec": codec.name,
         "batch_size": batch_size,
         "images": formats.identity({"classes": images.classes, "files": files}),
-        "versions": _versions(),
+        "versions": _versions(backbone),
     }
 
 
-def _versions() -> dict[str, str]:
-    modules = {
-        "Pillow": require("PIL", extra="vision"),
-        "onnxruntime": require("onnxruntime", extra="ort"),
-    }
-    found = {name: str(module.__version__) for name, module in modules.items()}
-    return {"edgetune": __version__, "numpy": np.__version__, **found}
+def _versions(backbone: BackboneBase) -> dict[str, str]:
+    pillow = str(require("PIL", extra="vision").__version__)
+    own = {"edgetune": __version__, "numpy": np.__version__, "Pillow": pillow}
+    return {**own, **backbone.versions()}
 
 
 def _check_output(out: Path, root: Path, *, force: bool) -> None:
@@ -239,7 +236,7 @@ def _check_classes(images: ImageFolder, shards: Sequence[Shard]) -> None:
 
 
 def _manifest(
-    images: ImageFolder, backbone: Backbone, codec: Codec, shards: Mapping[str, Sequence[Shard]]
+    images: ImageFolder, backbone: BackboneBase, codec: Codec, shards: Mapping[str, Sequence[Shard]]
 ) -> formats.Json:
     """The manifest of docs/formats.md."""
     manifest: formats.Json = {
@@ -263,7 +260,7 @@ def _manifest(
             for path, reason in shard.skipped
         ],
     }
-    return {**manifest, "identity": formats.identity(manifest), "versions": _versions()}
+    return {**manifest, "identity": formats.identity(manifest), "versions": _versions(backbone)}
 
 
 def _split_entry(shards: Sequence[Shard], entries_per_image: int) -> dict[str, Any]:

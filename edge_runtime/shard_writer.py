@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import codecs, formats, tensorfile
-from edge_runtime.backbone import Backbone
+from edge_runtime.backbone_base import BackboneBase
 from edge_runtime.codecs import Codec
 from edge_runtime.errors import DataError, FormatError
 from edge_runtime.feature_split import shard_layout
@@ -91,9 +91,14 @@ class ShardBuffer:
 
     def add(self, features: Array, labels: Sequence[int], paths: Sequence[str]) -> None:
         """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image."""
+        self.add_encoded(*codecs.encode(self.codec, features), labels, paths)
+
+    def add_encoded(
+        self, stored: Array, scale: Array | None, labels: Sequence[int], paths: Sequence[str]
+    ) -> None:
+        """Takes what `codecs.encode` gave for n <= free images, and what goes with each."""
         here = slice(self.rows, self.rows + len(paths))
-        stored, scale = codecs.encode(self.codec, features)
-        decoded = np.empty(features.shape, np.float32)
+        decoded = np.empty(stored.shape, np.float32)
         codecs.decode(self.codec, stored, scale, decoded)
         self._features[here] = stored
         if self._scale is not None:
@@ -202,7 +207,7 @@ class SplitWriter:
 
     folder: Path
     root: Path
-    backbone: Backbone
+    backbone: BackboneBase
     codec: Codec
     batch_size: int
     skipped: Callable[[str, str], None]
@@ -281,6 +286,7 @@ class SplitWriter:
 
     def _run(self, buffer: ShardBuffer, batch: Sequence[tuple[ImageFile, Array]]) -> None:
         paths = [file.path for file, _ in batch]
-        features = self.backbone.run(np.stack([pixels for _, pixels in batch]), paths)
-        buffer.add(features, [file.label for file, _ in batch], paths)
+        pixels = np.stack([one for _, one in batch])
+        stored, scale = self.backbone.encoded(pixels, self.codec, paths)
+        buffer.add_encoded(stored, scale, [file.label for file, _ in batch], paths)
         self.advance(len(batch), len(batch))

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from edge_runtime import __version__, formats
-from edge_runtime.backbone import GRAPH_VERSION
+from edge_runtime.backbone_base import GRAPH_VERSION
 from edge_runtime.preprocess import Preprocessing
 from export.models import Loaded
 from export.taps import Taps

@@ -13,6 +13,7 @@ VERSION = next(
 
 VISION = ["Pillow>=9.4"]
 ORT = ["onnxruntime>=1.16"]
+SERVE = ["starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", *ORT, *VISION]
 EXPORT = [
     "torch>=2.5",
     "torchvision",
@@ -32,7 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",
-    packages=["edge_runtime", "edge_runtime.cli", "trainer_lite", "export"],
+    packages=["edge_runtime", "edge_runtime.cli", "trainer_lite", "export", "export.serve"],
     package_data={
         "edge_runtime": ["py.typed"],
         "trainer_lite": ["py.typed", "golden.json", "profile_page.html"],
@@ -45,9 +46,16 @@ setup(
         "ort": ORT,
         "tflite": ["ai-edge-litert>=2.0"],
         "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
-        "serve": ["starlette>=0.40", "uvicorn>=0.30", *ORT, *VISION],
+        "serve": SERVE,
         "demo": ["scikit-learn>=1.3", *EXPORT],
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.14"],
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "tritonclient[http]>=2.50",
+            *SERVE,
+        ],
     },
     entry_points={"console_scripts": ["edgetune = edge_runtime.cli:main"]},
     classifiers=[

@@ -119,7 +119,7 @@ class Backbone(BackboneBase):
     def _session(self) -> Any:
         onnxruntime = require("onnxruntime", extra="ort")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads or _processors()
+        options.intra_op_num_threads = self.threads or processors()
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 4
@@ -164,7 +164,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -11,11 +11,11 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -103,16 +103,34 @@ def load_image(path: Path, preprocessing: Preprocessing) -> Array:
         DataError: the file cannot be read as an image; the message is `path: reason`, in one line,
             and `reason(error)` is its second half, which names no path.
     """
-    pillow = require("PIL.Image", extra="vision")
+    require("PIL.Image", extra="vision")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with open(path, "rb") as file, pillow.open(file, formats=readable_formats()) as image:
-                return prepare(image.convert("RGB"), preprocessing)
+        with open(path, "rb") as file:
+            return decode_image(file, preprocessing, readable_formats())
     except (MemoryError, MissingExtraError):
         raise
     except Exception as error:  # decoders raise anything on damaged files
         raise DataError(f"{path}: {reason(error)}") from error
+
+
+def decode_image(
+    file: BinaryIO,
+    preprocessing: Preprocessing,
+    formats: Sequence[str],
+    max_pixels: float = math.inf,
+) -> Array:
+    """Decodes an open image file: uint8 [size, size, 3], RGB.
+
+    Raises:
+        DataError: it has more than `max_pixels`; and whatever Pillow raises on damaged files.
+    """
+    pillow = require("PIL.Image", extra="vision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pillow.open(file, formats=formats) as image:
+            if math.prod(image.size) > max_pixels:
+                raise DataError(f"more than {max_pixels} pixels")
+            return prepare(image.convert("RGB"), preprocessing)
 
 
 def reason(error: BaseException) -> str:

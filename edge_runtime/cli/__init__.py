@@ -19,6 +19,7 @@ from edge_runtime.errors import EdgeError
 COMMANDS = {
     "export": "export.cli:export",
     "extract": "edge_runtime.cli.extract:extract",
+    "serve": "export.serve.cli:serve",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",

@@ -1,0 +1,173 @@
+"""A backbone behind the protocol: from a parsed request to the tensors of its answer."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import __version__, codecs, formats, served_model
+from edge_runtime.backbone import Backbone
+from edge_runtime.errors import DataError, EdgeError, FormatError, MissingExtraError, ProtocolError
+from edge_runtime.open_inference import Message, Value, parameters
+from edge_runtime.preprocess import decode_image, reason
+from edge_runtime.served_model import CODEC_OF_OUTPUT, FEATURES, FILES, IMAGES
+
+Array = np.ndarray[Any, Any]
+
+MAX_PIXELS = 1 << 26  # of an image file: 200 MB of RGB while it is decoded
+MAX_ID = 256
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The outputs a request asks for, in its order; those of `in_json` not as binary."""
+
+    outputs: tuple[str, ...]
+    in_json: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A backbone under a name, with requests of at most `max_batch` images."""
+
+    backbone: Backbone
+    name: str
+    max_batch: int
+
+    @cached_property
+    def batch_invariant(self) -> bool:
+        """Whether images get the same bits alone and in the largest batch, tried out on noise.
+
+        Raises:
+            FormatError: the graph is damaged, or not the one that the manifest describes.
+        """
+        size = self.backbone.preprocessing.size
+        noise = np.random.default_rng(0).integers(0, 256, (self.max_batch, size, size, 3), np.uint8)
+        try:
+            together = self.backbone.run(noise)
+            return all(
+                np.array_equal(self.backbone.run(noise[[i]])[0], together[i])
+                for i in {0, self.max_batch // 2, self.max_batch - 1}
+            )
+        except FormatError:
+            raise
+        except EdgeError:  # a backbone that noise upsets, or memory for fewer images only
+            return False
+
+    @cached_property
+    def manifest(self) -> formats.Json:
+        return formats.read_manifest(self.backbone.folder, formats.BACKBONE)
+
+    def metadata(self) -> formats.Json:
+        """The answer to GET /v2/models/NAME."""
+        versions = {"edgetune": __version__, **self.backbone.versions()}
+        return served_model.metadata(
+            self.name, self.manifest, versions, self.max_batch, self.batch_invariant
+        )
+
+    def read_inputs(self, message: Message) -> Array | list[bytes]:
+        """The images of a request: uint8 [n, size, size, 3], or n encoded ones.
+
+        Raises:
+            ProtocolError: not one of the two inputs, or of another type, shape or number.
+        """
+        if len(message.tensors) != 1 or not set(message.tensors) <= {IMAGES, FILES}:
+            raise ProtocolError(
+                f"expected one input, {IMAGES!r} or {FILES!r}; got "
+                f"{', '.join(repr(name[:40]) for name in message.tensors) or 'none'}"
+            )
+        ((name, value),) = message.tensors.items()
+        if not 1 <= len(value) <= self.max_batch:
+            raise ProtocolError(f"expected 1 to {self.max_batch} images, got {len(value)}")
+        size = self.backbone.preprocessing.size
+        if name == FILES and isinstance(value, list):
+            return value
+        if (
+            name == IMAGES
+            and isinstance(value, np.ndarray)
+            and value.dtype == np.uint8
+            and value.shape[1:] == (size, size, 3)
+        ):
+            return value
+        raise ProtocolError(
+            f"expected {IMAGES!r}, UINT8 [n, {size}, {size}, 3], or {FILES!r}, BYTES [n]"
+        )
+
+    def decode(self, files: list[bytes]) -> Array:
+        """Encoded images as `extract` would read them: uint8 [n, size, size, 3].
+
+        Raises:
+            DataError: one of them cannot be read; the message starts with `image INDEX: `.
+        """
+        pixels = []
+        for index, data in enumerate(files):
+            try:
+                pixels.append(
+                    decode_image(
+                        io.BytesIO(data),
+                        self.backbone.preprocessing,
+                        served_model.FILE_FORMATS,
+                        MAX_PIXELS,
+                    )
+                )
+            except (MemoryError, MissingExtraError):
+                raise
+            except Exception as error:  # decoders raise anything on damaged files
+                raise DataError(f"image {index}: {reason(error)}") from None
+        return np.stack(pixels)
+
+
+def wanted(message: Message) -> Wanted:
+    """Which outputs a request asks for; without a list, `features`.
+
+    Raises:
+        ProtocolError: an output that there is not, or one without JSON form asked for in JSON.
+    """
+    binary_default = parameters(message.content).get("binary_data_output", False)
+    listed = message.content.get("outputs", [{"name": FEATURES}])
+    if not isinstance(listed, list) or not 1 <= len(listed) <= len(CODEC_OF_OUTPUT):
+        raise ProtocolError(f"'outputs' must list 1 to {len(CODEC_OF_OUTPUT)} outputs")
+    names, in_json = [], []
+    for entry in listed:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or name not in CODEC_OF_OUTPUT or name in names:
+            raise ProtocolError(f"an output must be one of {', '.join(CODEC_OF_OUTPUT)}, once")
+        names.append(name)
+        binary = parameters(entry).get("binary_data", binary_default)
+        if not isinstance(binary, bool):
+            raise ProtocolError(f"output {name!r}: binary_data must be true or false")
+        if not binary and CODEC_OF_OUTPUT[name].name != "float32":
+            raise ProtocolError(f"output {name!r} comes as binary only; set binary_data to true")
+        if not binary:
+            in_json.append(name)
+    return Wanted(tuple(names), tuple(in_json))
+
+
+def request_id(message: Message) -> formats.Json:
+    """The entry `id` of a request, to be repeated in its answer; empty where it has none."""
+    found = message.content.get("id")
+    if found is None:
+        return {}
+    if not isinstance(found, str) or len(found) > MAX_ID:
+        raise ProtocolError(f"'id' must be a string of at most {MAX_ID} characters")
+    return {"id": found}
+
+
+def encode_outputs(features: Array, asked: Wanted) -> dict[str, Value]:
+    """The wanted outputs of float32 features [n, tokens, dim]."""
+    encoded = {
+        codec.name: codecs.encode(codec, features)
+        for codec in {name: CODEC_OF_OUTPUT[name] for name in asked.outputs}.values()
+    }
+    found: dict[str, Value] = {}
+    for name in asked.outputs:
+        codec = CODEC_OF_OUTPUT[name]
+        stored, scale = encoded[codec.name]
+        tensor = stored if name == served_model.stored_name(codec) else scale
+        assert tensor is not None  # a codec without scales has no such output
+        found[name] = tensor
+    return found

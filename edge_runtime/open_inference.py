@@ -113,6 +113,7 @@ def build(
     text = json.dumps({**content, tensors: listed}, allow_nan=False).encode()
     if not binary:
         return text, None
+    text += b" " * (-len(text) % 8)  # so that the first tensor can be read where it lies
     return b"".join([text, *binary]), len(text)
 
 

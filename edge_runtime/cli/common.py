@@ -7,16 +7,57 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from edge_runtime.remote_backbone import RemoteBackbone
+
 PATH = click.Path(path_type=Path)
+
+Command = Callable[..., Any]
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout; messages go to stderr."
 )
+server_options = (
+    click.option("--server", help="URL of an inference server, instead of --backbone."),
+    click.option("--token-file", type=PATH, help="File with the server's bearer token."),
+    click.option("--ca", type=PATH, help="Certificates to trust (PEM), for https."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.1),
+        default=60.0,
+        show_default=True,
+        help="Seconds of silence after which the server counts as lost; then as long again is "
+        "spent on repeating.",
+    ),
+)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+
+def with_server(command: Command) -> Command:
+    """Adds the options of commands that can use a server; `connect` takes their values."""
+    for option in reversed(server_options):
+        command = option(command)
+    return command
+
+
+def connect(
+    server: str, token_file: Path | None, ca: Path | None, timeout: float
+) -> RemoteBackbone:
+    """The backbone of a server, as the options name it."""
+    from edge_runtime.remote_backbone import RemoteBackbone
+    from edge_runtime.tokens import read_tokens
+
+    token = read_tokens(token_file)[0] if token_file else None
+    return RemoteBackbone.connect(server, token=token, ca=ca, timeout=timeout, patience=timeout)
+
+
+def traffic_note(up: int, down: int, images: int) -> str:
+    """Bytes an image on the wire, for people."""
+    return f"{round(up / images):,} bytes up and {round(down / images):,} down an image"
 
 
 def emit_json(content: dict[str, Any]) -> None:

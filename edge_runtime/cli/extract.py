@@ -7,12 +7,23 @@ from pathlib import Path
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, progress, say
+from edge_runtime.cli.common import (
+    PATH,
+    connect,
+    emit_json,
+    force_option,
+    json_option,
+    progress,
+    say,
+    traffic_note,
+    with_server,
+)
 
 
 @click.command(short_help="Run a folder of images through a backbone.")
 @click.argument("images", type=PATH)
-@click.option("--backbone", required=True, type=PATH, help="Folder that `edgetune export` wrote.")
+@click.option("--backbone", type=PATH, help="Folder that `edgetune export` wrote.")
+@with_server
 @click.option("--out", required=True, type=PATH, help="Feature folder to write.")
 @click.option(
     "--codec",
@@ -38,7 +49,11 @@ from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, 
 @json_option
 def extract(
     images: Path,
-    backbone: Path,
+    backbone: Path | None,
+    server: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+    timeout: float,
     out: Path,
     codec: str,
     batch_size: int,
@@ -57,18 +72,32 @@ def extract(
     in OUT.partial. Unreadable images are named, skipped and counted. --force also discards an
     OUT.partial that was begun with other settings.
 
+    With --server the backbone is elsewhere (`edgetune serve`): images are resized here, their
+    pixels sent, and the features come back as they are stored. The folder is the same to the byte.
+
     \b
-    Example:
+    Examples:
       edgetune extract photos --backbone backbone --out features
+      edgetune extract photos --server http://192.168.1.10:8000 --out features
     """
+    if (backbone is None) == (server is None):
+        raise click.UsageError("give --backbone, a folder, or --server, a URL")
     from edge_runtime.atomic import partial_path
     from edge_runtime.backbone import Backbone
+    from edge_runtime.backbone_base import BackboneBase
     from edge_runtime.codecs import CODECS
+    from edge_runtime.errors import ServerError
     from edge_runtime.extract import extract as run
     from edge_runtime.image_folder import scan
 
-    opened = Backbone.open(backbone, threads)
     folder = scan(images)
+    opened: BackboneBase
+    remote = None
+    if server is not None:
+        opened = remote = connect(server, token_file, ca, timeout)
+        remote.check_batch(batch_size)
+    else:
+        opened = Backbone.open(Path(str(backbone)), threads)
     total = sum(map(len, folder.splits.values()))
     erase = "\r\x1b[K" if sys.stderr.isatty() else ""  # the bar is drawn again after the message
     try:
@@ -84,9 +113,10 @@ def extract(
                 progress=advance,
                 say=lambda message: say(erase + message),
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ServerError):
         say(f"\n{partial_path(out)} keeps the finished shards; the same command goes on from there")
         raise
+    up, down = (remote.traffic.up, remote.traffic.down) if remote else (0, 0)
     if as_json:
         emit_json(
             {
@@ -103,12 +133,15 @@ def extract(
                 "computed": result.computed,
                 "seconds": result.seconds,
                 "images_per_second": result.images_per_second,
+                "bytes_up": up,
+                "bytes_down": down,
             }
         )
         return
     splits = ", ".join(f"{name} {rows}" for name, rows in result.rows.items())
     notes = [
         f"{result.images_per_second:.1f} images/s" if result.computed else "",
+        traffic_note(up, down, result.computed) if remote and result.computed else "",
         f"{len(result.skipped)} unreadable images skipped" if result.skipped else "",
         f"{folder.ignored} other files ignored" if folder.ignored else "",
     ]

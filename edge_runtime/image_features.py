@@ -1,0 +1,62 @@
+"""The decoded features of one image file, from a backbone here or on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import codecs
+from edge_runtime.backbone import Backbone
+from edge_runtime.codecs import Codec
+from edge_runtime.errors import DataError, MissingExtraError
+from edge_runtime.preprocess import load_image, reason
+from edge_runtime.remote_backbone import RemoteBackbone
+
+Array = np.ndarray[Any, Any]
+
+
+def local_features(backbone: Backbone, path: Path) -> Array:
+    """float32 [1, tokens, embed_dim]; DataError where the image cannot be used."""
+    return backbone.run(load_image(path, backbone.preprocessing)[None], [str(path)])
+
+
+def remote_features(backbone: RemoteBackbone, codec: Codec, path: Path) -> Array:
+    """float32 [1, tokens, embed_dim], through a codec.
+
+    The file is sent as it is where the server can decode it and it is no larger than the pixels, or
+    where Pillow is not installed here.
+
+    Raises:
+        DataError: the image cannot be used.
+        ServerError, MismatchError: as `RemoteBackbone.encoded`.
+    """
+    size = backbone.preprocessing.size
+    try:
+        with open(path, "rb") as file:
+            sendable = is_sendable(file.read(12))
+            small = path.stat().st_size <= 3 * size * size
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from None
+    pixels = None
+    if not (sendable and small):
+        try:
+            pixels = load_image(path, backbone.preprocessing)
+        except MissingExtraError:
+            if not sendable:
+                raise
+    if pixels is None:
+        stored, scale = backbone.encoded_file(path.read_bytes(), codec, str(path))
+    else:
+        stored, scale = backbone.encoded(pixels[None], codec, [str(path)])
+    features = np.empty(stored.shape, np.float32)
+    codecs.decode(codec, stored, scale, features)
+    return features
+
+
+def is_sendable(head: bytes) -> bool:
+    """Whether a file that begins so is JPEG, PNG or WebP, which servers decode."""
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
+        head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    )

@@ -57,9 +57,7 @@ def _features(path: Path, verify: bool) -> formats.Json:
         altered = [name for name, good in folder.verify() if not good]
         if altered:
             raise FormatError(f"{path}: altered: {', '.join(altered)}; run extract again")
-        unsigned = {k: v for k, v in manifest.items() if k not in ("identity", "versions")}
-        if formats.identity(unsigned) != folder.identity:
-            raise FormatError(f"{path / formats.MANIFEST} was altered: its identity is not its own")
+        formats.check_identity(manifest, path / formats.MANIFEST)
         content["intact"] = True
     return content
 

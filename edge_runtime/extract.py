@@ -1,39 +1,26 @@
 """Images through a backbone into a feature folder that appears whole, or can be gone on with.
 
-Everything is built in `NAME.partial/`, beside `run.json`, which holds what was asked for. The same
-request finds its finished shards there; another one is refused. One process at a time: the partial
-folder is locked, where the system has such locks, and a lock ends with its process.
+Everything is built in `NAME.partial/`; the same request finds its finished shards there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_runtime import __version__, atomic, formats
+from edge_runtime import __version__, atomic, formats, partial_folder
 from edge_runtime.backbone_base import BackboneBase
 from edge_runtime.codecs import Codec
-from edge_runtime.errors import (
-    ConfigError,
-    DataError,
-    FormatError,
-    MismatchError,
-    OutputExistsError,
-    require,
-)
+from edge_runtime.errors import ConfigError, DataError, require
 from edge_runtime.image_folder import ImageFolder
 from edge_runtime.shard_writer import Shard, SplitWriter
-
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -102,8 +89,8 @@ def extract(
     backbone.verify()
     request = _request(images, backbone, codec, batch_size)
     partial = atomic.partial_path(out)
-    with _lock(partial):
-        _begin(partial, request, force=force)
+    with partial_folder.lock(partial):
+        partial_folder.begin(partial, request, force=force)
         begin = time.monotonic()
         writer = SplitWriter(partial, images.root, backbone, codec, batch_size, skipped, advance)
         shards = {}
@@ -115,7 +102,7 @@ def extract(
         formats.write_json(partial / formats.MANIFEST, manifest)
         atomic.refuse_existing(out, force=force)
         atomic.publish_folder(partial, out)
-        atomic.remove(out / RUN_FILE)
+        atomic.remove(out / partial_folder.RUN_FILE)
     return ExtractResult(
         identity=manifest["identity"],
         rows={split: entry["rows"] for split, entry in manifest["splits"].items()},
@@ -157,70 +144,6 @@ def _check_output(out: Path, root: Path, *, force: bool) -> None:
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"{out} lies inside the images in {root}; choose a place outside")
     formats.refuse_output(out, formats.FEATURES, force=force)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Makes `folder` and keeps other processes out of it until the block ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise OutputExistsError(
-            f"{folder} cannot be made, a file stands in its place; remove it or choose another name"
-        ) from None
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputExistsError(
-                    f"{folder} is in use by another extract; wait for it, or choose another name"
-                ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _begin(partial: Path, request: formats.Json, *, force: bool) -> None:
-    """Empties `partial` and files the request, or accepts the leftovers of the same request.
-
-    Raises:
-        MismatchError: leftovers of another request, and no `force`.
-    """
-    for path in partial.glob(".*.tmp"):  # what a killed process was writing
-        atomic.remove(path)
-    present = sorted(path.name for path in partial.iterdir())
-    if present:
-        differing = _differences(partial / RUN_FILE, request)
-        if not differing:
-            return
-        if not force:
-            raise MismatchError(
-                f"{partial} was begun with another request (differing: {', '.join(differing)}); "
-                f"repeat that one to finish it, or pass --force to discard it"
-            )
-        for name in present:
-            atomic.remove(partial / name)
-    formats.write_json(partial / RUN_FILE, request)
-
-
-def _differences(path: Path, request: formats.Json) -> list[str]:
-    """Names of the entries in which a filed request differs from this one."""
-    try:
-        filed = formats.parse_json(path.read_bytes(), path)
-    except (FormatError, OSError):
-        return [f"no readable {path.name}"]
-    return [
-        f"{key} {filed.get(key)} there, {value} now" if key in ("codec", "batch_size") else key
-        for key, value in request.items()
-        if filed.get(key) != value
-    ]
 
 
 def _check_classes(images: ImageFolder, shards: Sequence[Shard]) -> None:

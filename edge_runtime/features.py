@@ -84,7 +84,7 @@ class FeatureFolder:
             raise FormatError(f"{where}: split {name!r} is not one of {', '.join(SPLITS)}")
         rms = formats.positive(content, "rms", where)
         listed = formats.field(content, "shards", list, where)
-        shards = [self._parse_shard(entry) for entry in listed]
+        shards = [self._open_shard(parse_shard(entry, where)) for entry in listed]
         split = FeatureSplit(self, name, shards, rms)
         if split.rows != content.get("rows") or not shards:
             raise FormatError(
@@ -93,20 +93,8 @@ class FeatureFolder:
             )
         return split
 
-    def _parse_shard(self, entry: Any) -> Shard:
-        where = self.path / formats.MANIFEST
-        if not isinstance(entry, dict):
-            raise FormatError(f"{where}: a shard entry is not an object")
-        name = formats.field(entry, "file", str, where)
-        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-            raise FormatError(f"{where}: shard name {name!r} is not a plain file name")
-        shard = Shard(
-            self.path / name,
-            formats.whole(entry, "rows", 1, where),
-            formats.whole(entry, "bytes", 0, where),
-            formats.whole(entry, "crc32", 0, where),
-            formats.field(entry, "sha256", str, where),
-        )
+    def _open_shard(self, shard: Shard) -> Shard:
+        """Checks that a shard's file is there, with the size that it should have."""
         try:
             found = shard.path.stat().st_size
         except FileNotFoundError:
@@ -122,3 +110,38 @@ class FeatureFolder:
                 f"{self.embed_dim}; run extract again"
             )
         return shard
+
+
+def parse_shard(entry: Any, where: Path) -> Shard:
+    """A shard as an entry of the manifest `where` describes it."""
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where}: a shard entry is not an object")
+    name = formats.field(entry, "file", str, where)
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise FormatError(f"{where}: shard name {name!r} is not a plain file name")
+    return Shard(
+        where.parent / name,
+        formats.whole(entry, "rows", 1, where),
+        formats.whole(entry, "bytes", 0, where),
+        formats.whole(entry, "crc32", 0, where),
+        formats.field(entry, "sha256", str, where),
+    )
+
+
+def listed_shards(manifest: formats.Json, where: Path) -> list[Shard]:
+    """Every shard that a manifest lists, whether or not it is there.
+
+    Raises:
+        FormatError: the list is damaged, or two shards have one name.
+    """
+    splits = formats.field(manifest, "splits", dict, where)
+    if not all(isinstance(split, dict) for split in splits.values()):
+        raise FormatError(f"{where}: a split is not an object")
+    shards = [
+        parse_shard(entry, where)
+        for split in splits.values()
+        for entry in formats.field(split, "shards", list, where)
+    ]
+    if len({shard.path.name.casefold() for shard in shards}) != len(shards):
+        raise FormatError(f"{where}: two shards have one name")
+    return shards

@@ -42,6 +42,14 @@ def identity(content: Any) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
+def check_identity(manifest: Json, path: Path) -> str:
+    """The identity of a feature manifest; FormatError where it is not that of its content."""
+    unsigned = {k: v for k, v in manifest.items() if k not in ("identity", "versions")}
+    if identity(unsigned) != manifest.get("identity"):
+        raise FormatError(f"{path} was altered: its identity is not its own")
+    return str(manifest["identity"])
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     import hashlib

@@ -21,8 +21,7 @@ class InferenceClient:
     """Talks to a model in binary where the server has that extension, in JSON where it has not.
 
     Args:
-        link: to the server; a URL that ends in /v2/models/NAME names the model, else the server
-            must have one model only.
+        model: its name; where it is missing, the server must have one model only.
 
     Raises:
         ServerError: cannot be reached, refuses the token, or is no such server.

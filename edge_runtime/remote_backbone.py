@@ -15,7 +15,7 @@ from edge_runtime.backbone_base import BackboneBase, parse_manifest
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import ConfigError, DataError, FormatError, MismatchError, ServerError
 from edge_runtime.http_link import Link, Traffic
-from edge_runtime.inference_client import InferenceClient, split_url
+from edge_runtime.inference_client import InferenceClient
 from edge_runtime.open_inference import Message, Value
 from edge_runtime.served_model import FILES, IMAGES, output_names
 
@@ -35,30 +35,19 @@ class RemoteBackbone(BackboneBase):
     server_versions: dict[str, str]
 
     @classmethod
-    def connect(
-        cls,
-        url: str,
-        *,
-        token: str | None = None,
-        ca: Path | None = None,
-        timeout: float = 60.0,
-        patience: float = 60.0,
-    ) -> RemoteBackbone:
-        """Asks a server what its backbone is; the arguments are those of `Link`.
+    def connect(cls, link: Link, model: str | None = None) -> RemoteBackbone:
+        """Asks a server what its backbone is.
 
         Args:
-            url: of the server, which then must have one model only, or .../v2/models/NAME.
+            model: its name there; where it is missing, the server must have one model only.
 
         Raises:
-            ConfigError: the URL or the options make no sense.
             ServerError: no such server, or it does not publish an edgetune backbone.
         """
-        server, model = split_url(url)
-        link = Link(server, token=token, ca=ca, timeout=timeout, patience=patience)
         client = InferenceClient(link, model)
+        where = Path(link.url)
         parameters = client.metadata().get("parameters")
         link.traffic = Traffic()  # what follows is for images
-        where = Path(url)
         try:
             if not isinstance(parameters, dict):
                 raise FormatError("it has no parameters")
@@ -73,7 +62,7 @@ class RemoteBackbone(BackboneBase):
             )
         except FormatError as error:
             raise ServerError(
-                f"{url}: model {client.model} is not an edgetune backbone ({error})"
+                f"{link.url}: model {client.model} is not an edgetune backbone ({error})"
             ) from None
 
     @property

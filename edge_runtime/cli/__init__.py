@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "export.cli:export",
     "extract": "edge_runtime.cli.extract:extract",
     "serve": "export.serve.cli:serve",
+    "pull": "edge_runtime.cli.pull:pull",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
@@ -74,6 +75,7 @@ def main() -> None:
     On a server or workstation:
       edgetune export vit_tiny_patch16_224 --out backbone
       edgetune extract photos --backbone backbone --out features
+      edgetune serve backbone --features features
     On the device:
       edgetune train features --out adaptor.safetensors
       edgetune predict cat.jpg --adaptor adaptor.safetensors --backbone backbone

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edge_runtime.http_link import Link
     from edge_runtime.remote_backbone import RemoteBackbone
 
 PATH = click.Path(path_type=Path)
@@ -21,8 +22,8 @@ Command = Callable[..., Any]
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout; messages go to stderr."
 )
-server_options = (
-    click.option("--server", help="URL of an inference server, instead of --backbone."),
+server_option = click.option("--server", help="URL of an inference server, not --backbone.")
+link_options = (
     click.option("--token-file", type=PATH, help="File with the server's bearer token."),
     click.option("--ca", type=PATH, help="Certificates to trust (PEM), for https."),
     click.option(
@@ -37,22 +38,36 @@ server_options = (
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 
 
-def with_server(command: Command) -> Command:
-    """Adds the options of commands that can use a server; `connect` takes their values."""
-    for option in reversed(server_options):
+def with_link(command: Command) -> Command:
+    """Adds the options of commands that talk to a server; `open_link` takes their values."""
+    for option in reversed(link_options):
         command = option(command)
     return command
+
+
+def with_server(command: Command) -> Command:
+    """Adds --server and the options of its link; `connect` takes their values."""
+    return server_option(with_link(command))
+
+
+def open_link(url: str, token_file: Path | None, ca: Path | None, timeout: float) -> Link:
+    """A link to a server, as the options say."""
+    from edge_runtime.http_link import Link
+    from edge_runtime.tokens import read_tokens
+
+    token = read_tokens(token_file)[0] if token_file else None
+    return Link(url, token=token, ca=ca, timeout=timeout, patience=timeout)
 
 
 def connect(
     server: str, token_file: Path | None, ca: Path | None, timeout: float
 ) -> RemoteBackbone:
     """The backbone of a server, as the options name it."""
+    from edge_runtime.inference_client import split_url
     from edge_runtime.remote_backbone import RemoteBackbone
-    from edge_runtime.tokens import read_tokens
 
-    token = read_tokens(token_file)[0] if token_file else None
-    return RemoteBackbone.connect(server, token=token, ca=ca, timeout=timeout, patience=timeout)
+    url, model = split_url(server)
+    return RemoteBackbone.connect(open_link(url, token_file, ca, timeout), model)
 
 
 def traffic_note(up: int, down: int, images: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime import codecs, extract, formats, shard_writer, tensorfile
+from edge_runtime import codecs, extract, formats, partial_folder, shard_writer, tensorfile
 from edge_runtime.backbone import Backbone
 from edge_runtime.codecs import CODECS
 from edge_runtime.errors import (
@@ -368,6 +368,9 @@ def test_two_runs_do_not_share_a_partial_folder(
     images: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
     pytest.importorskip("fcntl")
-    with extract._lock(tmp_path / "out.partial"), pytest.raises(OutputExistsError, match="in use"):
+    with (
+        partial_folder.lock(tmp_path / "out.partial"),
+        pytest.raises(OutputExistsError, match="in use"),
+    ):
         run(images, backbone, tmp_path / "out", force=True)
     run(images, backbone, tmp_path / "out")

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_runtime.cli.common import connect
 from edge_runtime.codecs import CODECS
 from edge_runtime.errors import DataError, MismatchError, ServerError
+from edge_runtime.http_link import Link
 from edge_runtime.open_inference import JSON_LENGTH, build
 from edge_runtime.remote_backbone import RemoteBackbone
 from edge_runtime.served_model import metadata
@@ -61,7 +63,7 @@ def features(**changes: Any) -> bytes:
 )
 def test_servers_that_publish_no_backbone(answers: list[bytes], message: str) -> None:
     with scripted(*answers, end="keep") as server, pytest.raises(ServerError, match=message):
-        RemoteBackbone.connect(server.url)
+        RemoteBackbone.connect(Link(server.url))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +83,14 @@ def test_servers_that_publish_no_backbone(answers: list[bytes], message: str) ->
 )
 def test_answers_that_cannot_be_used(given: bytes, error: Any, message: str) -> None:
     with scripted(HELLO, INDEX, MODEL, given, end="keep") as server:
-        backbone = RemoteBackbone.connect(server.url)
+        backbone = RemoteBackbone.connect(Link(server.url))
         with pytest.raises(error, match=message):
             backbone.encoded(IMAGES, CODECS["float32"], ["one", "two"])
 
 
 def test_a_sound_answer_can_be_used_and_a_model_be_named() -> None:
     with scripted(HELLO, MODEL, features(), end="keep") as server:
-        backbone = RemoteBackbone.connect(f"{server.url}/v2/models/some%20model")
+        backbone = connect(f"{server.url}/v2/models/some%20model", None, None, 5.0)
         stored, scale = backbone.encoded(IMAGES, CODECS["float32"])
         assert np.array_equal(stored, FEATURES) and scale is None
         assert server.requests[1].startswith(b"GET /v2/models/some%20model HTTP/1.1")

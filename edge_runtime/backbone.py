@@ -29,10 +29,16 @@ class Backbone(BackboneBase):
     folder: Path
     onnx: Path
     threads: int | None = None
+    spin: bool = True
 
     @classmethod
-    def open(cls, folder: Path, threads: int | None = None) -> Backbone:
+    def open(cls, folder: Path, threads: int | None = None, *, spin: bool = True) -> Backbone:
         """Reads and checks a backbone folder; of the graph, only that its size is right.
+
+        Args:
+            threads: of onnxruntime; all processors by default.
+            spin: whether idle threads keep their processor busy for a while, to go on sooner; not
+                for a process that has other work, such as a server.
 
         Raises:
             FormatError: manifest or graph are missing, damaged, altered or of an unknown version.
@@ -41,7 +47,7 @@ class Backbone(BackboneBase):
         path = folder / formats.MANIFEST
         facts = parse_manifest(manifest, path)
         onnx = _graph_file(folder, field(manifest, "onnx", dict, path), path)
-        return cls(**facts, folder=folder, onnx=onnx, threads=threads)
+        return cls(**facts, folder=folder, onnx=onnx, threads=threads, spin=spin)
 
     def verify(self) -> None:
         """Reads the whole graph file; FormatError where its sha256 is not the manifest's."""
@@ -93,23 +99,25 @@ class Backbone(BackboneBase):
                 f"{list(expected)}; export it again"
             )
         self._check_finite(features, names or [f"image {i}" for i in range(count)])
-        true: Array = features.astype(np.float32)
-        true *= np.float32(self.scale)
+        true: Array = features.astype(np.float32, copy=False)
+        if self.scale != 1:
+            true *= np.float32(self.scale)
         return true
 
     def _check_finite(self, features: Array, names: Sequence[str]) -> None:
         """Names the first image with NaN, infinite or saturated features [n, tokens, dim]."""
         for name, feature in zip(names, features):
-            if np.isnan(feature).any():
+            largest = max(feature.max(), -feature.min())  # NaN passes through
+            if np.isnan(largest):
                 raise DataError(
                     f"{name}: the backbone gives NaN for this image; remove it or check the weights"
                 )
-            if self.dtype == "float16" and np.abs(feature).max() >= FLOAT16_MAX:
+            if self.dtype == "float16" and largest >= FLOAT16_MAX:
                 raise DataError(
                     f"{name}: features exceed what float16 holds; export the backbone again with "
                     f"`--dtype float32`"
                 )
-            if np.isinf(feature).any():
+            if np.isinf(largest):
                 raise DataError(
                     f"{name}: the backbone gives infinite features for this image; remove it, or "
                     f"check the weights"
@@ -123,6 +131,8 @@ class Backbone(BackboneBase):
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 4
+        if not self.spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(
                 str(self.onnx), options, providers=["CPUExecutionProvider"]

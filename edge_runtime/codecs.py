@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 FLOAT16_MAX = 65504.0
 INT8_MAX = 127.0
 HALF_MASK = np.int32(0x8FFFE000 - (1 << 32))  # sign, and the 15 bits of exponent and fraction
+HALF_EXPONENT = np.uint16(0x7C00)  # all set: infinite or NaN
 HALF_BIAS = np.float32(2.0**112)  # the exponents' biases differ by 127 - 15
 
 
@@ -60,18 +61,21 @@ def encode(codec: Codec, features: Array) -> tuple[Array, Array | None]:
     Raises:
         DataError: an entry is NaN or infinite.
     """
-    if not np.isfinite(features).all():
+    axes = (1, 2) if codec.scale_axes < 2 else 2
+    largest = np.maximum(features.max(axis=axes), -features.min(axis=axes))  # NaN passes through
+    if not np.isfinite(largest).all():
         raise DataError("features hold NaN or infinite entries")
     if codec.name == "float32":
         return features.astype(codec.dtype), None
     if codec.name == "float16":
-        largest = np.abs(features).max(axis=(1, 2))
         exponents = np.ceil(np.log2(np.maximum(largest / FLOAT16_MAX, 1.0)))
         scale = np.exp2(exponents).astype("<f4")
-        return (features / scale[:, None, None]).astype(codec.dtype), scale
-    largest = np.abs(features).max(axis=2)
+        if (scale != 1).any():
+            features = features / scale[:, None, None]
+        return features.astype(codec.dtype), scale
     scale = (np.maximum(largest, np.finfo(np.float32).tiny * INT8_MAX) / INT8_MAX).astype("<f4")
-    return np.rint(features / scale[:, :, None]).astype(codec.dtype), scale
+    scaled = features / scale[:, :, None]
+    return np.rint(scaled, out=scaled).astype(codec.dtype), scale
 
 
 def decode(codec: Codec, stored: Array, scale: Array | None, out: Array) -> None:
@@ -102,6 +106,14 @@ def half_to_float(half: Array, out: Array) -> None:
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, HALF_MASK, out=bits)
     np.multiply(out, HALF_BIAS, out=out)
+
+
+def all_finite(values: Array) -> bool:
+    """Whether a float array is free of NaN and infinities; float16 by its bits: quicker."""
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    exponents = np.bitwise_and(values.view(np.uint16), HALF_EXPONENT)
+    return not bool((exponents == HALF_EXPONENT).any())
 
 
 def token_norms(decoded: Array) -> Array:

@@ -99,7 +99,7 @@ def build(
         in_json: names of the tensors to put into the JSON; the others follow it as binary.
     """
     listed: list[formats.Json] = []
-    binary: list[bytes] = []
+    binary: list[bytes | memoryview] = []
     for name, value in values.items():
         shape = [len(value)] if isinstance(value, list) else list(value.shape)
         datatype = "BYTES" if isinstance(value, list) else NAMES[value.dtype]
@@ -108,7 +108,7 @@ def build(
             entry["data"] = _to_json(value)
         else:
             binary.append(_to_binary(value))
-            entry["parameters"] = {"binary_data_size": len(binary[-1])}
+            entry["parameters"] = {"binary_data_size": memoryview(binary[-1]).nbytes}
         listed.append(entry)
     text = json.dumps({**content, tensors: listed}, allow_nan=False).encode()
     if not binary:
@@ -220,10 +220,10 @@ def _flatten(data: Any, name: str, shape: tuple[int, ...]) -> list[Any]:
     return data
 
 
-def _to_binary(value: Value) -> bytes:
+def _to_binary(value: Value) -> bytes | memoryview:
     if isinstance(value, list):
         return b"".join(struct.pack("<I", len(one)) + one for one in value)
-    return np.ascontiguousarray(value).tobytes()
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
 
 def _to_json(value: Value) -> list[Any]:

@@ -139,7 +139,7 @@ class RemoteBackbone(BackboneBase):
             raise ServerError(
                 f"{self.client.link.url}: its answer lacks {name!r}, {dtype} {list(shape or ())}"
             )
-        if dtype.kind == "f" and not np.isfinite(value).all():
+        if dtype.kind == "f" and not codecs.all_finite(value):
             raise ServerError(f"{self.client.link.url}: {name!r} holds NaN or infinite entries")
         return value
 

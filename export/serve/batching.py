@@ -1,8 +1,9 @@
 """Requests that arrive together go through the backbone together.
 
-While a batch is computed, requests wait in a queue of bounded length. When a worker is free, the
-batch is what waits, whole requests in their order. It waits for company, a bounded time, only until
-it is as large as the last one was: a single client never waits, several in step are not torn apart.
+While a batch is computed, requests wait in a queue of bounded length. When a worker is free, what
+waits is the next batch, whole requests in their order. By default it goes at once: then a worker is
+never idle, and answers travel while others are computed. Where large batches pay, it may wait for
+company, a bounded time, and only until it is as large as the last one: a single client never waits.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Limits:
 
     max_batch: int = 16
     max_queue: int = 256
-    max_wait: float = 0.005
+    max_wait: float = 0.0
     workers: int = 1
     merge: bool = True
     """False where images get other bits in another batch: each request is then its own batch."""

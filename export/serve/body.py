@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -42,9 +42,12 @@ class Bodies:
         self._check_headers(request)
         taken = _Taken()
         try:
-            yield await asyncio.wait_for(self._collect(request, taken), self._seconds)
-        except asyncio.TimeoutError:
-            raise HTTPException(408, f"no whole body within {self._seconds:g} s") from None
+            try:
+                with anyio.fail_after(self._seconds):
+                    body = await self._collect(request, taken)
+            except TimeoutError:
+                raise HTTPException(408, f"no whole body within {self._seconds:g} s") from None
+            yield body
         finally:
             self._held -= taken.bytes
 

@@ -42,6 +42,13 @@ LOOPBACK = ("127.", "::1", "localhost")
     help="Images that may wait; beyond, requests get 503.",
 )
 @click.option(
+    "--max-wait",
+    type=click.FloatRange(0, 1000),
+    default=0.0,
+    show_default=True,
+    help="Milliseconds that images may wait for company; it pays on accelerators.",
+)
+@click.option(
     "--max-body",
     type=click.IntRange(min=1),
     default=16 << 20,
@@ -66,6 +73,7 @@ def serve(
     features: Path | None,
     max_batch: int,
     max_queue: int,
+    max_wait: float,
     max_body: int,
     workers: int,
 ) -> None:
@@ -95,10 +103,10 @@ def serve(
     from export.serve.app import Settings, create_app
     from export.serve.batching import Limits
 
-    opened = Backbone.open(backbone, max(1, processors() // workers))
+    opened = Backbone.open(backbone, max(1, processors() // workers), spin=False)
     tokens = frozenset(read_tokens(token_file)) if token_file else frozenset()
     published = FeatureFolder.open(features) if features else None
-    limits = Limits(max_batch, max(max_queue, max_batch), workers=workers)
+    limits = Limits(max_batch, max(max_queue, max_batch), max_wait / 1000, workers)
     tls = http_server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     bound = http_server.bind(host, port)
     app = create_app(opened, Settings(limits, max_body, tokens=tokens), name, published)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import logging
@@ -10,6 +9,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
+import anyio
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,7 +50,8 @@ class Gate:
             nonlocal status, sent
             status = message.get("status", status)
             sent += len(message.get("body", b""))
-            await asyncio.wait_for(send(message), SEND_SECONDS)
+            with anyio.fail_after(SEND_SECONDS):
+                await send(message)
 
         app = self._app if self._allowed(scope) else REFUSAL
         try:

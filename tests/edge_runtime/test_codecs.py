@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.codecs import CODECS, decode, encode, token_norms
+from edge_runtime.codecs import CODECS, all_finite, decode, encode, token_norms
 from edge_runtime.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -168,3 +168,12 @@ def test_token_norms_leave_the_features_alone() -> None:
     before = features.copy()
     token_norms(features)
     np.testing.assert_array_equal(features, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_all_finite(dtype: Any) -> None:
+    info = np.finfo(dtype)
+    values = np.array([0, -0.0, info.max, info.min, info.tiny, -1, info.smallest_subnormal], dtype)
+    assert all_finite(values)
+    for odd in (np.inf, -np.inf, np.nan, -np.nan):
+        assert not all_finite(np.append(values, dtype(odd)))

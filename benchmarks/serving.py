@@ -1,0 +1,218 @@
+"""The server: what the protocol costs an image, and throughput against onnxruntime called directly.
+
+    python -m benchmarks.serving overhead
+    python -m benchmarks.serving throughput backbone
+
+`overhead` serves a graph that computes nothing: 224 x 224 pixels in (151 KB), 197 tokens x 768 in
+float16 out (303 KB). `throughput` serves a real backbone to clients that each send one image at a
+time, and takes turns with a loop over onnxruntime at its best batch size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edge_runtime import formats
+from edge_runtime.backbone import Backbone, processors
+from edge_runtime.codecs import CODECS
+from edge_runtime.http_link import Link
+from edge_runtime.remote_backbone import RemoteBackbone
+from tests.edge_runtime.tiny_backbone import manifest
+from tests.serving import in_process
+
+Array = np.ndarray[Any, Any]
+BATCHES = (1, 2, 4, 8, 16)
+
+
+@click.group()
+def main() -> None:
+    """Figures of the server."""
+
+
+@main.command()
+@click.option("--count", default=300, show_default=True, help="Requests of each codec.")
+@click.option("--embed-dim", default=768, show_default=True, help="384: 303 KB in float32.")
+@click.option("--json", "as_json", is_flag=True)
+def overhead(count: int, embed_dim: int, as_json: bool) -> None:
+    """Milliseconds of a round trip with a graph that computes nothing."""
+    image = pixels(1, 224)
+    times: dict[str, list[float]] = {name: [] for name in CODECS}
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        null = write_null_backbone(Path(folder) / "null", embed_dim=embed_dim)
+        with in_process(Path(folder) / "log", null) as (server, _):
+            remote = RemoteBackbone.connect(Link(server.url))
+            for _ in range(10):
+                for name, codec in CODECS.items():
+                    up, down = remote.traffic.up, remote.traffic.down
+                    remote.encoded(image, codec)
+                    sizes[name] = (remote.traffic.up - up, remote.traffic.down - down)
+                    times[name] += timed(lambda c=codec: remote.encoded(image, c), count // 10)
+    found = {
+        name: {
+            "ms_median": statistics.median(taken) * 1000,
+            "ms_quartile": statistics.quantiles(taken, n=4)[0] * 1000,
+            "bytes_up": sizes[name][0],
+            "bytes_down": sizes[name][1],
+        }
+        for name, taken in times.items()
+    }
+    if as_json:
+        click.echo(json.dumps({"machine": machine(), **found}))
+        return
+    for name, row in found.items():
+        click.echo(
+            f"{name:8} {row['ms_median']:6.2f} ms median, {row['ms_quartile']:6.2f} first quartile"
+            f", {row['bytes_up']:,} bytes up, {row['bytes_down']:,} down"
+        )
+
+
+@main.command()
+@click.argument("backbone", type=click.Path(path_type=Path))
+@click.option("--clients", default=8, show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Of each turn.")
+@click.option("--turns", default=15, show_default=True)
+@click.option("--codec", type=click.Choice(list(CODECS)), default="float16", show_default=True)
+@click.option("--workers", default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def throughput(
+    backbone: Path,
+    clients: int,
+    seconds: float,
+    turns: int,
+    codec: str,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Images a second from concurrent clients, as a share of onnxruntime's own best."""
+    opened = Backbone.open(backbone)
+    rates = {size: [direct(opened, size, seconds / 2) for _ in range(3)] for size in BATCHES}
+    best = max(rates, key=lambda size: statistics.median(rates[size]))
+    rows = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        in_process(Path(folder) / "log", backbone, "--workers", workers) as (server, _),
+    ):
+        remotes = [RemoteBackbone.connect(Link(server.url)) for _ in range(clients)]
+        for turn in range(turns):
+            order = [lambda: direct(opened, best, seconds), lambda: load(remotes, seconds, codec)]
+            found = [call() for call in (order if turn % 2 else order[::-1])]
+            alone, served = found if turn % 2 else found[::-1]
+            rows.append({"direct": alone, "served": served, "ratio": served / alone})
+            if not as_json:
+                click.echo(
+                    f"direct {alone:7.2f} images/s (batch {best}), served to {clients} clients "
+                    f"{served:7.2f}, ratio {served / alone:.3f}"
+                )
+    ratio = statistics.median(row["ratio"] for row in rows)
+    if as_json:
+        found = {"machine": machine(), "best_batch": best, "turns": rows, "ratio_median": ratio}
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"median ratio {ratio:.3f}")
+
+
+def load(remotes: list[RemoteBackbone], seconds: float, codec: str) -> float:
+    """Images a second that so many clients get together, each sending one after the other."""
+    image = pixels(1, remotes[0].preprocessing.size)
+    end = time.monotonic() + seconds
+
+    def client(remote: RemoteBackbone) -> int:
+        count = 0
+        while time.monotonic() < end:
+            remote.encoded(image, CODECS[codec])
+            count += 1
+        return count
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(len(remotes)) as pool:
+        count = sum(pool.map(client, remotes))
+    return count / (time.monotonic() - begin)
+
+
+def direct(backbone: Backbone, batch: int, seconds: float) -> float:
+    """Images a second of onnxruntime in a loop."""
+    images = pixels(batch, backbone.preprocessing.size)
+    begin, count = time.monotonic(), 0
+    while time.monotonic() - begin < seconds:
+        backbone._session.run(["features"], {"images": images})
+        count += batch
+    return count / (time.monotonic() - begin)
+
+
+def timed(call: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of `count` calls."""
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def pixels(count: int, size: int) -> Array:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "processors": processors(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def write_null_backbone(folder: Path, tokens: int = 197, embed_dim: int = 768) -> Path:
+    """A backbone folder whose graph repeats a constant, for each image."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one"], ["batch"]),
+        helper.make_node("Concat", ["batch", "map"], ["wanted"], axis=0),
+        helper.make_node("Expand", ["value", "wanted"], ["features"]),
+    ]
+    constants = {
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "map": np.array([tokens, embed_dim]),
+        "value": np.float32(1.5),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "null",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 224, 224, 3])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", "t", "d"])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    data = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    content = manifest(data)
+    content.update(tokens=tokens, embed_dim=embed_dim, model="null")
+    content["preprocessing"] = {**content["preprocessing"], "size": 224, "resize": 224}
+    parts = {key: content[key] for key in ("k", "preprocessing", "graph_version")}
+    content["identity"] = formats.identity(
+        {**parts, "weights_sha256": content["weights"]["sha256"]}
+    )
+    folder.mkdir(parents=True)
+    (folder / "backbone.onnx").write_bytes(data)
+    formats.write_json(folder / formats.MANIFEST, content)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

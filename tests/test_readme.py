@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-needed = ("torch", "timm", "onnx", "onnxruntime", "PIL")
+from tests.edge_runtime.tiny_backbone import contents
+from tests.serving import in_process
+
+needed = ("torch", "timm", "onnx", "onnxruntime", "PIL", "starlette", "uvicorn")
 if any(importlib.util.find_spec(name) is None for name in needed):
     pytest.skip("the README exports a backbone: needs edgetune[export]", allow_module_level=True)
 
@@ -58,7 +62,7 @@ def run(arguments: list[str], folder: Path) -> str:
     return finished.stdout
 
 
-def test_commands_and_code_in_order(workplace: Path) -> None:
+def test_commands_and_code_in_order(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = [
         shlex.split(line[len("$ edgetune ") :])
         for block in blocks("console")
@@ -76,11 +80,28 @@ def test_commands_and_code_in_order(workplace: Path) -> None:
         "evaluate",
         "inspect",
         "predict",
+        "serve",
+        "pull",
+        "extract",
+        "predict",
     ]
     printed = {}
-    for command in commands:
-        extra = ["--random-weights"] if command[0] == "export" else []  # tests have no network
-        printed[command[0]] = run(["-m", "edge_runtime.cli", *command, *extra], workplace)
+    with contextlib.ExitStack() as stack:
+        for name, *arguments in commands:
+            if name == "serve":
+                monkeypatch.chdir(workplace)
+                server, _ = stack.enter_context(in_process(workplace / "log", *arguments))
+                continue
+            if name == "export":
+                arguments.append("--random-weights")  # tests have no network
+            if any("http://server:8000" in argument for argument in arguments):
+                arguments = [a.replace("http://server:8000", server.url) for a in arguments]
+                name += " from a server"
+            command = name.split()[0]
+            printed[name] = run(["-m", "edge_runtime.cli", command, *arguments], workplace)
+    assert printed["predict from a server"].split()[:2] == printed["predict"].split()[:2]
+    for folder in ("pulled", "remote"):
+        assert contents(workplace / folder) == contents(workplace / "features")
     assert "predicted peak RSS" in printed["plan"]
     assert "predicted time of an epoch" in printed["plan"]
     assert "best epoch" in printed["train"]

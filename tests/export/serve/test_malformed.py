@@ -24,7 +24,7 @@ from tests.edge_runtime.tiny_backbone import SIZE
 from tests.serving import Running, in_process
 
 MAX_BODY = 1 << 20
-GROWTH_BYTES = 64 << 20
+GROWTH_BYTES = 96 << 20
 PATIENCE = 10.0
 INFER = "/v2/models/tiny/infer"
 IMAGES = np.full((2, SIZE, SIZE, 3), 7, np.uint8)

@@ -97,31 +97,66 @@ def throughput(
     as_json: bool,
 ) -> None:
     """Images a second from concurrent clients, as a share of onnxruntime's own best."""
-    opened = Backbone.open(backbone)
-    rates = {size: [direct(opened, size, seconds / 2) for _ in range(3)] for size in BATCHES}
-    best = max(rates, key=lambda size: statistics.median(rates[size]))
+    forms = [
+        (Backbone.open(backbone, spin=spin), size) for spin in (True, False) for size in BATCHES
+    ]
+    rates = [statistics.median(direct(*form, seconds / 2) for _ in range(3)) for form in forms]
+    best = forms[rates.index(max(rates))]
+    quiet = (forms[-1][0], best[1])  # its threads burn no processor time while they wait
+    shown = f"batch {best[1]}{', spinning' if best[0].spin else ''}"
     rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        in_process(Path(folder) / "log", backbone, "--workers", workers) as (server, _),
+        in_process(Path(folder) / "log", backbone, "--workers", workers) as (server, process),
     ):
         remotes = [RemoteBackbone.connect(Link(server.url)) for _ in range(clients)]
+
+        def alone() -> dict[str, float]:
+            before = time.process_time()
+            images = direct(*quiet, seconds / 2) * seconds / 2
+            cpu = (time.process_time() - before) / images
+            return {"rate": direct(*best, seconds), "cpu": cpu}
+
+        def served() -> dict[str, float]:
+            before, own = processor_seconds(process.pid), time.process_time()
+            rate = load(remotes, seconds, codec)
+            own, images = time.process_time() - own, rate * seconds
+            server_cpu = (processor_seconds(process.pid) - before) / images
+            return {"rate": rate, "cpu": server_cpu, "clients": own / images}
+
         for turn in range(turns):
-            order = [lambda: direct(opened, best, seconds), lambda: load(remotes, seconds, codec)]
-            found = [call() for call in (order if turn % 2 else order[::-1])]
-            alone, served = found if turn % 2 else found[::-1]
-            rows.append({"direct": alone, "served": served, "ratio": served / alone})
+            first, second = (alone, served) if turn % 2 else (served, alone)
+            found = {first.__name__: first(), second.__name__: second()}
+            ratio = found["served"]["rate"] / found["alone"]["rate"]
+            rows.append({**found, "ratio": ratio, "cpu": cpu_ratio(found)})
             if not as_json:
                 click.echo(
-                    f"direct {alone:7.2f} images/s (batch {best}), served to {clients} clients "
-                    f"{served:7.2f}, ratio {served / alone:.3f}"
+                    f"{found['alone']['rate']:7.2f} images/s directly ({shown}), "
+                    f"{found['served']['rate']:7.2f} to {clients} clients, ratio {ratio:.3f}; "
+                    f"processor time an image {rows[-1]['cpu']:.3f}"
                 )
-    ratio = statistics.median(row["ratio"] for row in rows)
+    result = {
+        "ratio_median": statistics.median(row["ratio"] for row in rows),
+        "cpu_ratio_median": statistics.median(row["cpu"] for row in rows),
+    }
     if as_json:
-        found = {"machine": machine(), "best_batch": best, "turns": rows, "ratio_median": ratio}
-        click.echo(json.dumps(found))
+        click.echo(json.dumps({"machine": machine(), "direct": shown, "turns": rows, **result}))
     else:
-        click.echo(f"median ratio {ratio:.3f}")
+        click.echo("medians: {ratio_median:.3f}; {cpu_ratio_median:.3f}".format(**result))
+
+
+def cpu_ratio(found: dict[str, dict[str, float]]) -> float:
+    """Processor time an image of onnxruntime in a loop, over that of the server and its clients.
+
+    What the throughput's ratio would be on these processors with nothing else on them.
+    """
+    return found["alone"]["cpu"] / (found["served"]["cpu"] + found["served"]["clients"])
+
+
+def processor_seconds(process: int) -> float:
+    """User and system time of a process so far (Linux)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def load(remotes: list[RemoteBackbone], seconds: float, codec: str) -> float:

@@ -113,8 +113,9 @@ class Endpoints:
 
     def __init__(self, model: ServedModel, settings: Settings, metrics: Metrics):
         self._model, self._metrics = model, metrics
-        limits = replace(settings.limits, merge=model.batch_invariant)
-        self._batcher = Batcher(model.backbone.run, limits, metrics.batch)
+        found = model.trial
+        limits = replace(settings.limits, max_batch=found.best_batch, merge=found.invariant)
+        self._batcher = Batcher(model.run, limits, metrics.batch)
         metrics.waiting.set_function(lambda: self._batcher.waiting)
         self._bodies = Bodies(settings.max_body, 8 * settings.max_body, settings.body_seconds)
         self._parsers = ThreadPoolExecutor(1, "json")  # one: bounds what parsed JSON holds

@@ -13,7 +13,14 @@ VERSION = next(
 
 VISION = ["Pillow>=9.4"]
 ORT = ["onnxruntime>=1.16"]
-SERVE = ["starlette>=0.40", "uvicorn>=0.30", "prometheus_client>=0.20", *ORT, *VISION]
+SERVE = [
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "anyio>=4",
+    "prometheus_client>=0.20",
+    *ORT,
+    *VISION,
+]
 EXPORT = [
     "torch>=2.5",
     "torchvision",

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from edge_runtime import atomic, formats, partial_folder
 from edge_runtime.backbone_base import parse_manifest
-from edge_runtime.errors import DataError, ServerError
+from edge_runtime.errors import DataError, FormatError, ServerError
 from edge_runtime.feature_split import Shard
 from edge_runtime.features import FeatureFolder, listed_shards
 from edge_runtime.http_link import Answer, Link
@@ -39,12 +39,10 @@ class Manifest:
     """The manifest that lies below a link, and the files that it lists.
 
     Raises:
-        ServerError: none is there.
-        FormatError: it is not one of ours, or altered.
+        ServerError: none is there, or it is not one of ours, or altered.
     """
 
     def __init__(self, link: Link):
-        where = Path(f"{link.url}/{formats.MANIFEST}")
         answer = link.request("GET", f"/{formats.MANIFEST}", most=formats.MAX_JSON_BYTES)
         if answer.status == 401:
             raise ServerError(f"{link.url} asks for a token that it knows; see --token-file")
@@ -54,9 +52,14 @@ class Manifest:
                 f"publishes .../backbone and, with --features, .../features"
             )
         self.data = answer.body
-        content = formats.parse_json(answer.body, where)
-        self.format = content.get("format")
-        self.files: list[Shard] = []
+        try:
+            self._parse(Path(formats.MANIFEST))
+        except FormatError as error:
+            raise ServerError(f"{link.url}: {error}") from None
+
+    def _parse(self, where: Path) -> None:
+        content = formats.parse_json(self.data, where)
+        self.format, self.files = str(content.get("format")), list[Shard]()
         if self.format == formats.BACKBONE:
             formats.check_version(content, formats.BACKBONE, where)
             self.identity = str(parse_manifest(content, where)["reference"]["identity"])
@@ -90,7 +93,7 @@ def pull(
         DataError: the disk has no room.
         ServerError: the server cannot be reached, or what it sends is not what the manifest says.
     """
-    formats.refuse_output(out, str(manifest.format), force=force)
+    formats.refuse_output(out, manifest.format, force=force)
     partial = atomic.partial_path(out)
     request = {"format": formats.RUN, "version": formats.VERSION, "pull": manifest.identity}
     with partial_folder.lock(partial):
@@ -107,9 +110,7 @@ def pull(
         atomic.refuse_existing(out, force=force)
         atomic.publish_folder(partial, out)
         atomic.remove(out / partial_folder.RUN_FILE)
-    return Pulled(
-        str(manifest.format), manifest.identity, len(manifest.files), manifest.bytes, fetched
-    )
+    return Pulled(manifest.format, manifest.identity, len(manifest.files), manifest.bytes, fetched)
 
 
 def _check_room(folder: Path, needed: int) -> None:

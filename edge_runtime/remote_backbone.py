@@ -45,7 +45,7 @@ class RemoteBackbone(BackboneBase):
             ServerError: no such server, or it does not publish an edgetune backbone.
         """
         client = InferenceClient(link, model)
-        where = Path(link.url)
+        where = Path("its metadata")
         parameters = client.metadata().get("parameters")
         link.traffic = Traffic()  # what follows is for images
         try:

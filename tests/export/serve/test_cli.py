@@ -18,6 +18,7 @@ from edge_runtime.open_inference import JSON_LENGTH, build
 from tests.command_line import edgetune
 from tests.edge_runtime.tiny_backbone import SIZE
 from tests.serving import in_process
+from tests.test_imports import refusal
 
 BODY, LENGTH = build({}, "inputs", {"images": np.ones((1, SIZE, SIZE, 3), np.uint8)}, [])
 
@@ -119,3 +120,12 @@ def test_an_altered_graph_is_not_served(tmp_path: Path, backbone_folder: Path) -
     data[-40] ^= 1
     (folder / "backbone.onnx").write_bytes(data)
     assert "sha256 is not that of" in edgetune("serve", folder, "--port", 0).error
+
+
+@pytest.mark.parametrize(
+    ("blocked", "extra"), [("uvicorn", "serve"), ("onnxruntime", "ort"), ("PIL", "vision")]
+)
+def test_without_its_extra_it_says_how_to_install_it(
+    blocked: str, extra: str, backbone_folder: Path
+) -> None:
+    refusal(extra, blocked, "serve", backbone_folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import formats, tensorfile
+from edge_runtime.classifier import ENTRIES, Classifier, parse_entries
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.errors import ConfigError, DataError, FormatError, MismatchError
+from edge_runtime.errors import DataError, FormatError
 from edge_runtime.metrics import Evaluation
 from edge_runtime.predictor import Predictor, check_shape
 from edge_runtime.program import Workspace
@@ -20,11 +21,9 @@ from edge_runtime.weights import FusedWeights
 
 Array = np.ndarray[Any, Any]
 
-IDENTITY_PARTS = ("weights_sha256", "k", "preprocessing", "graph_version")
-
 
 @dataclass
-class Adaptor:
+class Adaptor(Classifier):
     """The device's trained module, with all that prediction needs.
 
     `parameters` are float32 arrays, shapes as AdaptorConfig.parameter_shapes says. `backbone`,
@@ -46,31 +45,11 @@ class Adaptor:
 
     def predict_proba(self, features: Array | FeatureSource) -> Array:
         """Probabilities (rows, classes); rows sum to 1."""
-        logits = self.predict_logits(features)
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return logits
+        return softmax_rows(self.predict_logits(features))
 
     def evaluate(self, source: FeatureSource) -> Evaluation:
         """Accuracy and confusion on labelled features."""
         return self._ready(source).evaluate(source)
-
-    def check_backbone(self, other: Mapping[str, Any], what: str) -> None:
-        """Refuses features or a backbone whose identity is not the one trained on.
-
-        Args:
-            other: the `backbone` entry of a feature manifest, or a backbone's manifest entry of
-                the same form. what: how to name it in the message.
-        """
-        if other.get("identity") == self.backbone.get("identity"):
-            return
-        differing = [p for p in IDENTITY_PARTS if other.get(p) != self.backbone.get(p)]
-        raise MismatchError(
-            f"this adaptor was trained on backbone {describe(self.backbone)}, {what} "
-            f"{describe(other)}; they differ in {', '.join(differing) or 'identity'}. "
-            f"Use the backbone it was trained on, or train again"
-        )
 
     def save(self, path: str | Path) -> None:
         """Writes the adaptor file, atomically.
@@ -87,11 +66,7 @@ class Adaptor:
         metadata = {
             "format": formats.ADAPTOR,
             "version": str(formats.VERSION),
-            "config": _text(self.config.to_json()),
-            "classes": _text(self.classes),
-            "backbone": _text(self.backbone),
-            "features": _text(self.features),
-            "training": _text(self.training),
+            **{key: _text(content) for key, content in self.entries().items()},
         }
         ordered = {name: self.parameters[name] for name in self.config.parameter_shapes()}
         tensorfile.write(Path(path), ordered, metadata)
@@ -106,34 +81,36 @@ class Adaptor:
         path = Path(path)
         tensors, metadata = tensorfile.read(path)
         formats.check_version(metadata, formats.ADAPTOR, path)
-        parts: dict[str, Any] = {}
-        for key in ("config", "classes", "backbone", "features", "training"):
+        content: dict[str, Any] = {}
+        for key in ENTRIES:
             try:
-                parts[key] = formats.loads(metadata[key])
+                content[key] = formats.loads(metadata[key])
             except (KeyError, ValueError, RecursionError):
-                raise FormatError(f"{path}: metadata entry {key!r} is missing or damaged") from None
-            if not isinstance(parts[key], list if key == "classes" else dict):
-                raise FormatError(f"{path}: metadata entry {key!r} is damaged")
-        try:
-            config = AdaptorConfig.from_json(parts["config"])
-        except ConfigError as error:
-            raise FormatError(f"{path}: {error}") from None
-        _check_tensors(config, tensors, path)
-        classes = [str(name) for name in parts["classes"]]
-        if len(classes) != config.classes:
-            raise FormatError(f"{path}: {config.classes} classes need as many names")
-        return cls(
-            config, tensors, classes, parts["backbone"], parts["features"], parts["training"]
-        )
+                content[key] = None  # refused as missing or damaged
+        parts = parse_entries(content, path)
+        _check_tensors(parts["config"], tensors, path)
+        return cls(parameters=tensors, **parts)
+
+    def fused(self, workspace: Workspace) -> FusedWeights:
+        """The weights as the forward pass wants them, in buffers of `workspace`."""
+        weights = FusedWeights(self.config, self.parameters, workspace)
+        weights.refresh()
+        return weights
 
     def _ready(self, source: FeatureSource) -> Predictor:
         if self._predictor is None:
             check_shape(self.config, source)  # before buffers of the adaptor's shape are made
             workspace = Workspace(np.float32)
-            weights = FusedWeights(self.config, self.parameters, workspace)
-            weights.refresh()
-            self._predictor = Predictor(weights, workspace)
+            self._predictor = Predictor(self.fused(workspace), workspace)
         return self._predictor
+
+
+def softmax_rows(logits: Array) -> Array:
+    """Turns logits (rows, classes) into probabilities, in place."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
 
 
 def top_k(
@@ -142,12 +119,6 @@ def top_k(
     """The k most probable classes, best first, with their probabilities."""
     order = np.argsort(-np.asarray(probabilities), kind="stable")[:k]
     return [(classes[i], float(probabilities[i])) for i in order]
-
-
-def describe(backbone: Mapping[str, Any]) -> str:
-    """A backbone in a few words: name, k, and the start of its identity."""
-    identity = str(backbone.get("identity", "?"))[:12]
-    return f"{backbone.get('model', '?')}, k={backbone.get('k', '?')} (identity {identity})"
 
 
 def _text(content: Any) -> str:

@@ -98,7 +98,19 @@ class ForwardPass:
         """Appends the whole forward pass."""
         if self.config.blocks:
             program.section("forward: product with the features")
-            self._emit_product(program)
+            x_rows = self.workspace.array("x_rows", self.x.shape[::-1])
+            right = self.weights.fused[: self.config.product_rows]
+            program.emit(np.matmul, self.z, right.T, x_rows)
+            self.emit_input(program, x_rows, self.norms)
+        self.emit_after_product(program)
+
+    def emit_input(self, program: Program, x_rows: Array, norms: Array) -> None:
+        """Takes up z fused^T, (T, C): the one product that reads the features; and their norms."""
+        program.emit(np.multiply, x_rows.T, 1.0 / self.config.input_rms, self.x)
+        program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
+
+    def emit_after_product(self, program: Program) -> None:
+        """Appends all that follows from x and norms."""
         for index, block in enumerate(self.blocks):
             program.section(f"forward: block {index}, q k v")
             self._emit_projection(program, index, block)
@@ -109,14 +121,6 @@ class ForwardPass:
                 self._emit_stream_norm(program, index, block)
         program.section("forward: head")
         self._emit_head(program)
-
-    def _emit_product(self, program: Program) -> None:
-        """x = fused z^T / input_rms: the one product that reads the features; and their norms."""
-        t, c = self.z.shape[0], self.config.product_rows
-        x_rows = self.workspace.array("x_rows", (t, c))
-        program.emit(np.matmul, self.z, self.weights.fused[:c].T, x_rows)
-        program.emit(np.multiply, x_rows.T, 1.0 / self.config.input_rms, self.x)
-        program.emit(np.multiply, self.norms, self.config.input_rms**-2.0, self.norms)
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
         """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import DataError, MismatchError
 from edge_runtime.forward import ForwardPass, default_tile
 from edge_runtime.metrics import Evaluation, evaluation_of
-from edge_runtime.program import Program, Workspace
+from edge_runtime.program import Program, SharingWorkspace, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 
@@ -25,6 +25,7 @@ class Predictor:
     Args:
         tile: images a pass; by default about 400 tokens.
         scratch_bytes: work space for reading; a source that needs more gets its own.
+        others: further adaptors of the same backbone; all share one reading and one product.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class Predictor:
         workspace: Workspace,
         tile: int | None = None,
         scratch_bytes: int = 0,
+        others: Sequence[FusedWeights] = (),
     ):
         self.weights, self.workspace = weights, workspace
+        shared = [SharingWorkspace(workspace, "z") for _ in others]
+        self.parts = list(zip((weights, *others), (workspace, *shared)))
         self.tile_images = tile or default_tile(weights.config.tokens)
         self._scratch = workspace.array("scratch", (scratch_bytes,), np.uint8)
         self._tiles: dict[int, InferenceTile] = {}
@@ -47,21 +51,28 @@ class Predictor:
             MismatchError: features of another shape than the adaptor's.
             DataError: a logit is not finite.
         """
-        out = np.empty((len(source.labels), self.weights.config.classes), self.workspace.dtype)
-        for part, logits in self._run(source):
-            out[part] = logits
+        return self.all_logits(source)[0]
+
+    def all_logits(self, source: FeatureSource) -> list[Array]:
+        """As `logits`, of each adaptor that the tiles compute."""
+        rows, dtype = len(source.labels), self.workspace.dtype
+        out = [np.empty((rows, w.config.classes), dtype) for w, _ in self.parts]
+        for part, tile in self._run(source):
+            for logits, forward in zip(out, tile.forwards):
+                logits[part] = forward.logits
         return out
 
     def evaluate(self, source: FeatureSource) -> Evaluation:
         """Confusion of the most probable class against the labels."""
         predicted = np.empty(len(source.labels), np.int32)
-        for part, logits in self._run(source):
-            predicted[part] = logits.argmax(axis=1)
+        for part, tile in self._run(source):
+            predicted[part] = tile.forwards[0].logits.argmax(axis=1)
         return evaluation_of(source.labels, predicted, self.weights.config.classes)
 
-    def _run(self, source: FeatureSource) -> Iterator[tuple[slice, Array]]:
-        """(rows, their logits) tile by tile; the logits are overwritten by the next tile."""
-        check_shape(self.weights.config, source)
+    def _run(self, source: FeatureSource) -> Iterator[tuple[slice, InferenceTile]]:
+        """(rows, their tile with its logits); the next tile overwrites the logits."""
+        for weights, _ in self.parts:
+            check_shape(weights.config, source)
         rows, scratch = len(source.labels), self._scratch
         if source.scratch_bytes(self.tile_images) > scratch.size:
             scratch = np.empty(source.scratch_bytes(self.tile_images), np.uint8)
@@ -72,12 +83,9 @@ class Predictor:
             tile.scratch = scratch
             with np.errstate(all="ignore"):  # what overflows is refused below
                 tile.program.run()
-            if not np.isfinite(tile.forward.logits).all():
-                raise DataError(
-                    "the adaptor's logits are not finite: its weights or these features are beyond "
-                    "float32; train again with a lower --lr, or extract the features again"
-                )
-            yield part, tile.forward.logits
+            for forward in tile.forwards:
+                check_finite(forward.logits)
+            yield part, tile
 
     def _tile_of(self, images: int) -> InferenceTile:
         if images not in self._tiles:
@@ -92,20 +100,49 @@ class InferenceTile:
     rows: Array
 
     def __init__(self, predictor: Predictor, images: int, scratch: Array):
-        self.forward = ForwardPass(predictor.weights, predictor.workspace, images)
+        self.forwards = [ForwardPass(w, space, images) for w, space in predictor.parts]
         self.scratch = scratch
-        config = predictor.weights.config
-        shape = (images, config.tokens)
-        self.z = self.forward.z.reshape(*shape, config.embed_dim)
-        self.norms = self.forward.norms.reshape(shape)
+        first = self.forwards[0]
+        shape = (images, first.config.tokens)
+        self.z = first.z.reshape(*shape, first.config.embed_dim)
+        self.norms = first.norms.reshape(shape)
         self.program = Program()
         self.program.section("input: read and decode")
         self.program.emit(self._read, uses=(self.z, self.norms, scratch))
-        self.forward.emit(self.program)
+        if len(self.forwards) == 1:
+            first.emit(self.program)
+        else:
+            emit_together(self.forwards, predictor.workspace, self.program)
 
     @ops.elementwise(passes=4)  # of float16, the usual codec
     def _read(self) -> None:
         self.source.read(self.rows, self.z, self.norms, self.scratch)
+
+
+def emit_together(forwards: Sequence[ForwardPass], workspace: Workspace, program: Program) -> None:
+    """Appends several forward passes on one z: a single product, of which each takes its columns.
+
+    The first is the last to take up the norms, which it scales in place.
+    """
+    z, norms = forwards[0].z, forwards[0].norms
+    right = np.concatenate([f.weights.fused[: f.config.product_rows] for f in forwards])
+    ends = np.cumsum([forward.config.product_rows for forward in forwards])
+    x_rows = workspace.array("x_rows", (len(z), len(right)))
+    program.emit(np.matmul, z, right.T, x_rows)
+    for forward, end in reversed(list(zip(forwards, ends))):
+        columns = slice(end - forward.config.product_rows, end)
+        forward.emit_input(program, x_rows[:, columns], norms)
+    for forward in forwards:
+        forward.emit_after_product(program)
+
+
+def check_finite(logits: Array) -> None:
+    """DataError where a logit, or a probability, is not finite."""
+    if not np.isfinite(logits).all():
+        raise DataError(
+            "the adaptor's logits are not finite: its weights or these features are beyond "
+            "float32; train again with a lower --lr, or extract the features again"
+        )
 
 
 def check_shape(config: AdaptorConfig, source: FeatureSource) -> None:

@@ -46,6 +46,19 @@ class Workspace:
         return self._buffers
 
 
+class SharingWorkspace(Workspace):
+    """A workspace of its own, but for one buffer, which is that of another workspace."""
+
+    def __init__(self, other: Workspace, shared: str):
+        super().__init__(other.dtype)
+        self._other, self._shared = other, shared
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        if name == self._shared:
+            return self._other.array(name, shape, dtype)
+        return super().array(name, shape, dtype)
+
+
 class Program:
     """Operations in the order in which they run."""
 

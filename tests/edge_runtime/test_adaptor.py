@@ -139,12 +139,12 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "no config": ({"config": None}, "'config' is missing or damaged"),
     "config cut": ({"config": "{"}, "'config' is missing or damaged"),
     "config deep": ({"config": "[" * 100_000}, "'config' is missing or damaged"),
-    "config a list": ({"config": "[]"}, "'config' is damaged"),
+    "config a list": ({"config": "[]"}, "'config' is missing or damaged"),
     "config empty": ({"config": "{}"}, "entries are not those of an adaptor"),
-    "classes an object": ({"classes": "{}"}, "'classes' is damaged"),
+    "classes an object": ({"classes": "{}"}, "'classes' is missing or damaged"),
     "too few classes": ({"classes": '["a"]'}, "5 classes need as many names"),
     "backbone NaN": ({"backbone": '{"k": NaN}'}, "'backbone' is missing or damaged"),
-    "training": ({"training": "1"}, "'training' is damaged"),
+    "training": ({"training": "1"}, "'training' is missing or damaged"),
 }
 
 

@@ -28,6 +28,7 @@ CROP_MODES = ("center", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 MAX_SIZE = 8192
 MAX_RESIZED_PIXELS = 1 << 27  # 400 MB of RGB; only extremely elongated images come here
+COMMON = ("BMP", "GIF", "JPEG", "PNG", "PPM")  # Pillow always loads these
 NOT_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # stubs, videos, external programs
 
 
@@ -106,7 +107,7 @@ def load_image(path: Path, preprocessing: Preprocessing) -> Array:
     require("PIL.Image", extra="vision")
     try:
         with open(path, "rb") as file:
-            return decode_image(file, preprocessing, readable_formats())
+            return decode_image(file, preprocessing, formats_of(file))
     except (MemoryError, MissingExtraError):
         raise
     except Exception as error:  # decoders raise anything on damaged files
@@ -147,6 +148,25 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or kind
 
 
+def formats_of(file: BinaryIO) -> list[str]:
+    """Pillow's names of the formats to try on an open file: a common one, if it begins like one.
+
+    Else all, whose decoders take 4 MB when they are loaded.
+    """
+    prefix = file.read(16)
+    file.seek(0)
+    if len(prefix) < 16:
+        return readable_formats()
+    accepted = [name for name in COMMON if _pillow().OPEN[name][1](prefix)]
+    return accepted or readable_formats()
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends as an image's does; all decoders load if it is no common ending."""
+    suffix = os.path.splitext(name)[1].lower()
+    return _pillow().EXTENSION.get(suffix) in COMMON or suffix in readable_suffixes()
+
+
 @functools.cache
 def readable_formats() -> list[str]:
     """Pillow's names of the formats that are tried on an image file."""
@@ -161,10 +181,17 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset(s for s, name in registered.items() if name in readable_formats())
 
 
-def _pillow_with_all_formats() -> ModuleType:
+@functools.cache
+def _pillow() -> ModuleType:
+    """Pillow with the decoders of BMP, GIF, JPEG, PNG and PPM at least."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # no decoder talk on the terminal
     pillow = require("PIL.Image", extra="vision")
     pillow.preinit()
+    return pillow
+
+
+def _pillow_with_all_formats() -> ModuleType:
+    pillow = _pillow()
     pillow.init()
     return pillow
 

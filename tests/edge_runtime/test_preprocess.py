@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import DataError, FormatError, MissingExtraError
-from edge_runtime.preprocess import INTERPOLATIONS, Preprocessing, load_image, plan, prepare, reason
+from edge_runtime.preprocess import (
+    INTERPOLATIONS,
+    Preprocessing,
+    formats_of,
+    is_image_name,
+    load_image,
+    plan,
+    prepare,
+    reason,
+)
 from tests.edge_runtime.tiny_backbone import PREPROCESSING
 
 Array = np.ndarray[Any, Any]
@@ -105,6 +114,22 @@ def test_every_mode_becomes_rgb_as_convert_does(mode: str, tmp_path: Path) -> No
     with image.open(path) as again:
         expected = prepare(again.convert("RGB"), settings())
     np.testing.assert_array_equal(load_image(path, settings()), expected)
+
+
+def test_only_rare_formats_load_the_decoders_of_all(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for suffix in ("jpg", "png", "bmp", "gif", "ppm"):
+        noise(12, 12).save(tmp_path / f"common.{suffix}")
+        with open(tmp_path / f"common.{suffix}", "rb") as file:
+            assert len(formats_of(file)) == 1 and file.tell() == 0
+    noise(12, 12).save(tmp_path / "rare.jpg", format="TIFF")  # the content counts, not the name
+    with open(tmp_path / "rare.jpg", "rb") as file:
+        assert "TIFF" in formats_of(file)
+    with image.open(tmp_path / "rare.jpg") as again:
+        expected = prepare(again.convert("RGB"), settings())
+    np.testing.assert_array_equal(load_image(tmp_path / "rare.jpg", settings()), expected)
+    names = {"a.JPG": True, "b.jpeg": True, "c.tiff": True, "d.txt": False, "e.eps": False}
+    assert {name: is_image_name(name) for name in names} == names
 
 
 def test_unreadable_files_are_data_errors_with_a_reason_that_names_no_path(tmp_path: Path) -> None:

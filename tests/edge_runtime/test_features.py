@@ -94,7 +94,13 @@ def test_arrays_are_a_source_too() -> None:
     source = ArrayFeatures(values, [0, 1, 0, 1])
     z, norms = read(source, np.array([2, 0]))
     np.testing.assert_array_equal(z, values[[2, 0]].astype(np.float32))
-    np.testing.assert_array_equal(norms, token_norms(z))
+    np.testing.assert_allclose(norms, token_norms(z), rtol=1e-6)
+
+
+def test_norms_of_arrays_bear_means_far_from_zero() -> None:
+    values = np.random.default_rng(0).standard_normal((2, 3, 768)) + 500
+    z, norms = read(ArrayFeatures(values), np.arange(2))
+    np.testing.assert_allclose(norms, token_norms(z), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ SERVE = [
     *ORT,
     *VISION,
 ]
+TFLITE = ["ai-edge-litert>=2.0"]
 EXPORT = [
     "torch>=2.5",
     "torchvision",
@@ -51,7 +52,7 @@ setup(
         "export": EXPORT,
         "vision": VISION,
         "ort": ORT,
-        "tflite": ["ai-edge-litert>=2.0"],
+        "tflite": TFLITE,
         "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
         "serve": SERVE,
         "demo": ["scikit-learn>=1.3", *EXPORT],
@@ -62,6 +63,7 @@ setup(
             "mypy>=1.14",
             "tritonclient[http]>=2.50",
             *SERVE,
+            *TFLITE,
         ],
     },
     entry_points={"console_scripts": ["edgetune = edge_runtime.cli:main"]},

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from edge_runtime import formats, tensorfile
 from edge_runtime.adaptor import Adaptor
+from edge_runtime.classifier import Classifier
 from edge_runtime.errors import FormatError
 from edge_runtime.features import FeatureFolder
+from edge_runtime.runtimes import runtime_of
 
 
 def describe(path: Path, *, verify: bool = False) -> formats.Json:
-    """Describes a backbone folder, a feature folder, a shard or an adaptor file.
+    """Describes a backbone folder, a feature folder, a shard, an adaptor file or a graph of one.
 
     Raises:
         FormatError: none of ours, damaged, or (with verify) altered.
@@ -25,6 +27,8 @@ def describe(path: Path, *, verify: bool = False) -> formats.Json:
         return _features(path, verify)
     if not path.exists():
         raise FormatError(f"{path}: no such file or folder")
+    if runtime_of(path) != "numpy":
+        return _graph(path)
     with open(path, "rb") as file:
         header = tensorfile.read_header(file, path)
     if header.metadata.get("format") == formats.SHARD:
@@ -70,9 +74,20 @@ def _shard(path: Path, header: tensorfile.Header) -> formats.Json:
 
 
 def _adaptor(path: Path) -> formats.Json:
-    adaptor = Adaptor.load(path)
+    return {"format": formats.ADAPTOR, **_trained(Adaptor.load(path), path)}
+
+
+def _graph(path: Path) -> formats.Json:
+    from edge_runtime.graph_adaptor import GraphAdaptor
+
+    runtime = runtime_of(path)
+    graph = GraphAdaptor(path, runtime)
+    stored = {"runtime": runtime, "codec": graph.codec.name, "quantize": graph.quantize}
+    return {"format": formats.GRAPH, **stored, **_trained(graph, path)}
+
+
+def _trained(adaptor: Classifier, path: Path) -> formats.Json:
     return {
-        "format": formats.ADAPTOR,
         "version": formats.VERSION,
         **adaptor.config.to_json(),
         "class_names": adaptor.classes,

@@ -73,7 +73,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != package:
             raise
-        name = {"PIL": "Pillow"}.get(package, package)
+        name = {"PIL": "Pillow", "ai_edge_litert": "ai-edge-litert"}.get(package, package)
         raise MissingExtraError(
             f"this needs {name}, which is not installed: pip install 'edgetune[{extra}]'"
         ) from None

@@ -112,6 +112,10 @@ class FeatureSplit:
         return scratch_layout(self.folder.codec, images, self.tokens, self.embed_dim)[1]
 
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        decode(self.folder.codec, *self.read_stored(rows, norms, scratch), z)
+
+    def read_stored(self, rows: Array, norms: Array, scratch: Array) -> tuple[Array, Array | None]:
+        """(features as stored, scale or None) of some rows, views of `scratch`; fills norms."""
         codec, count = self.folder.codec, len(rows)
         start, end = scratch_layout(codec, count, self.tokens, self.embed_dim)
         shape = (count, self.tokens, self.embed_dim)
@@ -134,7 +138,7 @@ class FeatureSplit:
                     tensorfile.fill(file, header.tensors[name].offset + local * size, part, path)
         if narrow is not norms:
             np.copyto(norms, narrow)
-        decode(codec, stored, scale, z)
+        return stored, scale
 
     def prefetch(self, rows: Array) -> None:
         """Has the system read these rows into its own cache, which is not this process's memory,

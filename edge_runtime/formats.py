@@ -19,6 +19,7 @@ BACKBONE = "edgetune.backbone"
 FEATURES = "edgetune.features"
 SHARD = "edgetune.shard"
 ADAPTOR = "edgetune.adaptor"
+GRAPH = "edgetune.graph"
 RUN = "edgetune.run"
 BOARD = "edgetune.board"
 VERSION = 1

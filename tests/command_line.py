@@ -29,7 +29,7 @@ class Outcome:
         return line
 
 
-def edgetune(*arguments: object) -> Outcome:
+def edgetune(*arguments: object, stdin: bytes | None = None) -> Outcome:
     """Runs a command; a warning, or an exception that becomes no message, fails the test."""
     separate: dict[str, Any] = {}
     if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2
@@ -37,5 +37,5 @@ def edgetune(*arguments: object) -> Outcome:
     runner = CliRunner(**separate)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # numpy's would end on the terminal
-        result = runner.invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        result = runner.invoke(main, [str(a) for a in arguments], stdin, catch_exceptions=False)
     return Outcome(result.exit_code, result.stdout, result.stderr)

@@ -84,6 +84,8 @@ def test_commands_and_code_in_order(workplace: Path, monkeypatch: pytest.MonkeyP
         "pull",
         "extract",
         "predict",
+        "export-adaptor",
+        "predict",
     ]
     printed = {}
     with contextlib.ExitStack() as stack:

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, progress
-from trainer_lite.options import set_blas_threads
+from edge_runtime.cli.common import (
+    PATH,
+    emit_json,
+    force_option,
+    json_option,
+    progress,
+    set_blas_threads,
+)
 
 
 @click.command()

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, progress, say
-from trainer_lite.options import set_blas_threads, training_options
+from edge_runtime.cli.common import (
+    PATH,
+    emit_json,
+    force_option,
+    json_option,
+    progress,
+    say,
+    set_blas_threads,
+)
+from trainer_lite.options import training_options
 
 if TYPE_CHECKING:
     from trainer_lite.trainer import EpochReport, StepReport, TrainResult

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -110,9 +109,3 @@ def board_path(given: Path | None) -> Path | None:
     """The calibration to use: the one given, or board.json of the current folder if it is there."""
     default = Path("board.json")
     return given or (default if default.exists() else None)
-
-
-def set_blas_threads(threads: int = 1) -> None:
-    """BLAS reads these when numpy loads, so this comes first. Training has threads of its own."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, json_option, say
-from trainer_lite.options import board_option, board_path, set_blas_threads, training_options
+from edge_runtime.cli.common import PATH, emit_json, json_option, say, set_blas_threads
+from trainer_lite.options import board_option, board_path, training_options
 
 if TYPE_CHECKING:
     from trainer_lite.budget import MemoryPlan, Planner

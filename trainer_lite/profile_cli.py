@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edge_runtime.cli.common import PATH, emit_json, force_option, json_option
-from trainer_lite.options import board_option, board_path, set_blas_threads, shape_options
+from edge_runtime.cli.common import PATH, emit_json, force_option, json_option, set_blas_threads
+from trainer_lite.options import board_option, board_path, shape_options
 
 if TYPE_CHECKING:
     from trainer_lite.profiler import Profile

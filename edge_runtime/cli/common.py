@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,18 @@ link_options = (
     ),
 )
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["numpy", "onnxruntime", "tflite"]),
+    help="Insist on what computes the adaptor.  [default: what its file is for]",
+)
+
+
+def set_blas_threads(threads: int = 1) -> None:
+    """BLAS reads these when numpy loads, so this comes first. Training has threads of its own."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
 
 
 def with_link(command: Command) -> Command:

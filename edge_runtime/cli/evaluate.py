@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_runtime.cli.common import PATH, emit_json, json_option
+from edge_runtime.cli.common import PATH, emit_json, json_option, runtime_option
 
 if TYPE_CHECKING:
     from edge_runtime.metrics import Evaluation
@@ -21,19 +21,24 @@ if TYPE_CHECKING:
     type=click.Choice(["train", "val", "test"]),
     help="Which split. [default: test, or val, or train, the first there is]",
 )
+@runtime_option
 @json_option
-def evaluate(adaptor: Path, features: Path, split: str | None, as_json: bool) -> None:
+def evaluate(
+    adaptor: Path, features: Path, split: str | None, runtime: str | None, as_json: bool
+) -> None:
     """Accuracy of ADAPTOR on a split of FEATURES: in all, by class, and what is taken for what.
+
+    ADAPTOR is what `edgetune train` or `edgetune export-adaptor` wrote.
 
     \b
     Example:
       edgetune evaluate adaptor.safetensors features --split test
     """
-    from edge_runtime.adaptor import Adaptor
     from edge_runtime.errors import MismatchError
     from edge_runtime.features import FeatureFolder
+    from edge_runtime.runtimes import open_adaptor
 
-    trained = Adaptor.load(adaptor)
+    trained = open_adaptor(adaptor, runtime)
     folder = FeatureFolder.open(features)
     trained.check_backbone(folder.backbone, f"the features in {features} come from")
     if folder.classes != trained.classes:

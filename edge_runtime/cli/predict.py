@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +16,43 @@ from edge_runtime.cli.common import (
     connect,
     emit_json,
     json_option,
+    runtime_option,
     say,
+    set_blas_threads,
     traffic_note,
     with_server,
 )
 
 if TYPE_CHECKING:
-    from edge_runtime.adaptor import Adaptor
     from edge_runtime.remote_backbone import RemoteBackbone
+    from edge_runtime.together import Together
 
-Predictions = tuple[list[str], Any]  # names, and probabilities of each
+Asked = tuple[str, Any]  # an image, and its probabilities by adaptor or why there are none
+Result = dict[str, Any]
+Features = Callable[[Path], Any]  # an image's features, float32 [1, tokens, embed_dim]
+STDIN = Path("-")
 
 
 @click.command()
 @click.argument("images", nargs=-1, type=PATH)
-@click.option("--adaptor", required=True, type=PATH, help="The file that `edgetune train` wrote.")
+@click.option(
+    "--adaptor",
+    "adaptors",
+    required=True,
+    multiple=True,
+    type=PATH,
+    help="The file that `edgetune train` or `edgetune export-adaptor` wrote; may be repeated.",
+)
 @click.option("--backbone", type=PATH, help="The backbone folder to run IMAGES through.")
 @with_server
+@click.option("--watch", type=PATH, help="Predict images as they appear in this folder.")
+@click.option(
+    "--interval",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.01),
+    help="Seconds between two looks at the folder of --watch.",
+)
 @click.option("--features", type=PATH, help="Predict rows of a feature folder instead of IMAGES.")
 @click.option(
     "--split",
@@ -41,23 +64,32 @@ Predictions = tuple[list[str], Any]  # names, and probabilities of each
 @click.option(
     "--top-k", default=3, show_default=True, type=click.IntRange(1), help="Classes to show."
 )
+@runtime_option
 @json_option
 def predict(
     images: tuple[Path, ...],
-    adaptor: Path,
+    adaptors: tuple[Path, ...],
     backbone: Path | None,
     server: str | None,
     token_file: Path | None,
     ca: Path | None,
     timeout: float,
+    watch: Path | None,
+    interval: float,
     features: Path | None,
     split: str,
     top_k: int,
+    runtime: str | None,
     as_json: bool,
 ) -> None:
     """The most probable classes of IMAGES, or of the rows of a feature folder.
 
     An image that cannot be used is named, the others are predicted, and the exit status is 1.
+    Several adaptors of one backbone share its features, and in numpy one product.
+
+    With --watch, or with - for IMAGES (their paths on stdin, one a line), the command goes on until
+    it is stopped, or stdin ends; each result is one JSON object on a line of its own:
+    image, adaptor and top, or image and error.
 
     With --server the backbone is elsewhere (`edgetune serve`): an image goes there as it is (JPEG,
     PNG, WebP) or, where that is less, as the resized pixels; numpy is all that is needed here.
@@ -67,85 +99,125 @@ def predict(
       edgetune predict cat.jpg dog.png --adaptor adaptor.safetensors --backbone backbone
       edgetune predict cat.jpg --adaptor adaptor.safetensors --server http://192.168.1.10:8000
       edgetune predict --adaptor adaptor.safetensors --features features --split test
+      edgetune predict --watch inbox --adaptor a.safetensors --adaptor b.safetensors \\
+          --backbone backbone
     """
-    if bool(images) == (features is not None):
-        raise click.UsageError("give IMAGES with --backbone or --server, or --features, not both")
-    if images and (backbone is None) == (server is None):
+    if sum([bool(images), watch is not None, features is not None]) != 1:
+        raise click.UsageError("give one of IMAGES with --backbone, --watch, and --features")
+    if features is None and (backbone is None) == (server is None):
         raise click.UsageError(
             "IMAGES need --backbone, the folder that `edgetune export` wrote, or --server, a URL"
         )
-    from edge_runtime.adaptor import Adaptor
-    from edge_runtime.adaptor import top_k as best
+    set_blas_threads(1)  # one image is too little work for two, and each takes memory
+    from edge_runtime.runtimes import open_adaptor
+    from edge_runtime.together import Together
 
-    trained = Adaptor.load(adaptor)
-    traffic: dict[str, int] = {}
+    together = Together([open_adaptor(path, runtime) for path in adaptors])
+    streaming = watch is not None or images == (STDIN,)
+    remote = None if server is None else connect(server, token_file, ca, timeout)
     if features is not None:
-        names, probabilities = from_features(trained, features, split)
-    elif server is not None:
-        remote = connect(server, token_file, ca, timeout)
-        names, probabilities = from_server(trained, list(images), remote, server)
-        traffic = {"bytes_up": remote.traffic.up, "bytes_down": remote.traffic.down}
+        asked = of_features(together, features, split)
     else:
-        names, probabilities = from_backbone(trained, list(images), Path(str(backbone)))
-    results = []
-    for name, row in zip(names, probabilities):
-        ranked = best(row, trained.classes, top_k)
-        results.append({"image": name, "top": [{"class": c, "probability": p} for c, p in ranked]})
-        if not as_json:
-            click.echo(f"{name}: " + ", ".join(f"{c} {p:.3f}" for c, p in ranked))
-    if as_json:
-        emit_json({"predictions": results, **traffic})
-    elif traffic and names:
-        say(traffic_note(traffic["bytes_up"], traffic["bytes_down"], len(names)))
-    if features is None and len(names) < len(images):
+        features_of = from_server(together, remote) if remote else from_folder(together, backbone)
+        asked = of_images(together, paths_of(images, watch, interval), features_of)
+    failed, predicted, kept = False, 0, []
+    for result in results(asked, together, adaptors, top_k):
+        failed |= "error" in result
+        predicted += result.get("adaptor") == str(adaptors[0])
+        if streaming:
+            click.echo(json.dumps(result, allow_nan=False))
+        elif "error" in result:
+            say(f"Error: {result['error']}")
+        elif as_json:
+            kept.append(result)
+        else:
+            click.echo(line(result, name_adaptor=len(adaptors) > 1))
+    traffic = {}
+    if remote is not None:
+        traffic = {"bytes_up": remote.traffic.up, "bytes_down": remote.traffic.down}
+    if as_json and not streaming:
+        emit_json({"predictions": kept, **traffic})
+    elif traffic and predicted:
+        say(traffic_note(traffic["bytes_up"], traffic["bytes_down"], predicted))
+    if failed:
         raise click.exceptions.Exit(1)
 
 
-def from_features(trained: Adaptor, folder: Path, split: str) -> Predictions:
-    """(image names, probabilities) of the rows of a feature folder."""
+def paths_of(images: tuple[Path, ...], watch: Path | None, interval: float) -> Iterable[Path]:
+    """The images to predict: those named, or as they come."""
+    if watch is not None:
+        from edge_runtime.watch import appearing
+
+        return appearing(watch, interval)
+    if images == (STDIN,):
+        lines = (os.fsdecode(text.rstrip(b"\r\n")) for text in sys.stdin.buffer)
+        return (Path(text) for text in lines if text)
+    return images
+
+
+def of_features(together: Together, folder: Path, split: str) -> Iterator[Asked]:
+    """The rows of a feature folder, all at once."""
     from edge_runtime.features import FeatureFolder
 
     opened = FeatureFolder.open(folder)
-    trained.check_backbone(opened.backbone, f"the features in {folder} come from")
+    for adaptor in together.adaptors:
+        adaptor.check_backbone(opened.backbone, f"the features in {folder} come from")
     rows = opened.split(split)
-    return rows.paths, trained.predict_proba(rows)
+    yield from zip(rows.paths, zip(*together.predict_proba(rows)))
 
 
-def from_backbone(trained: Adaptor, images: list[Path], folder: Path) -> Predictions:
-    """Predictions of images through a backbone on this machine."""
+def from_folder(together: Together, folder: Path | None) -> Features:
+    """Features through a backbone on this machine."""
     from edge_runtime.backbone import Backbone
     from edge_runtime.image_features import local_features
 
-    backbone = Backbone.open(folder)
-    trained.check_backbone(backbone.reference, f"{folder} is")
-    return from_images(trained, images, lambda image: local_features(backbone, image))
+    backbone = Backbone.open(Path(str(folder)))
+    for adaptor in together.adaptors:
+        adaptor.check_backbone(backbone.reference, f"{folder} is")
+    return lambda image: local_features(backbone, image)
 
 
-def from_server(
-    trained: Adaptor, images: list[Path], remote: RemoteBackbone, url: str
-) -> Predictions:
-    """Predictions of images through a server, with the codec that the adaptor was trained on."""
+def from_server(together: Together, remote: RemoteBackbone) -> Features:
+    """Features through a server, with the codec that the first adaptor was trained on."""
     from edge_runtime.codecs import CODECS
     from edge_runtime.image_features import remote_features
 
-    trained.check_backbone(remote.reference, f"{url} serves")
-    codec = CODECS.get(str(trained.features.get("codec")), CODECS["float32"])
-    return from_images(trained, images, lambda image: remote_features(remote, codec, image))
+    for adaptor in together.adaptors:
+        adaptor.check_backbone(remote.reference, "the server has")
+    codec = CODECS.get(str(together.adaptors[0].features.get("codec")), CODECS["float32"])
+    return lambda image: remote_features(remote, codec, image)
 
 
-def from_images(
-    trained: Adaptor, images: list[Path], features_of: Callable[[Path], Any]
-) -> Predictions:
-    """Predictions of the images that can be used, one at a time; the others are named."""
+def of_images(together: Together, images: Iterable[Path], features_of: Features) -> Iterator[Asked]:
+    """Images, one at a time; those that cannot be used come with the error."""
     from edge_runtime.errors import DataError
 
-    names: list[str] = []
-    probabilities: list[Any] = []
     for image in images:
         try:
-            probabilities.append(trained.predict_proba(features_of(image))[0])
+            rows = together.predict_proba(features_of(image))
+            yield str(image), [row[0] for row in rows]
         except DataError as error:
-            say(f"Error: {error}")
+            yield str(image), error
+
+
+def results(
+    asked: Iterable[Asked], together: Together, adaptors: tuple[Path, ...], k: int
+) -> Iterator[Result]:
+    """One object an image and adaptor: image, adaptor and top; or image and error."""
+    from edge_runtime.adaptor import top_k
+
+    for image, answers in asked:
+        if isinstance(answers, Exception):
+            yield {"image": image, "error": str(answers)}
             continue
-        names.append(str(image))
-    return names, probabilities
+        for path, adaptor, probabilities in zip(adaptors, together.adaptors, answers):
+            ranked = top_k(probabilities, adaptor.classes, k)
+            top = [{"class": name, "probability": p} for name, p in ranked]
+            yield {"image": image, "adaptor": str(path), "top": top}
+
+
+def line(result: Result, *, name_adaptor: bool) -> str:
+    """A result for people."""
+    top = ", ".join(f"{best['class']} {best['probability']:.3f}" for best in result["top"])
+    adaptor = f" [{result['adaptor']}]" if name_adaptor else ""
+    return f"{result['image']}{adaptor}: {top}"

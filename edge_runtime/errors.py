@@ -10,7 +10,7 @@
     ├── ProtocolError         a message that is not of the Open Inference Protocol
     ├── ServerError           a server that cannot be reached, refuses, or answers nonsense
     ├── MissingExtraError     an optional package is not installed
-    └── ExportError           a backbone that cannot be summed, loaded or verified
+    └── ExportError           a backbone or an adaptor that cannot be exported faithfully
 
 A message says what was expected, what arrived, and what to do.
 """
@@ -62,7 +62,7 @@ class MissingExtraError(EdgeError):
 
 
 class ExportError(EdgeError):
-    """A backbone that cannot be summed, loaded or verified."""
+    """A backbone or an adaptor that cannot be exported faithfully."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -48,7 +48,10 @@ class GraphAdaptor(Classifier):
         path = Path(path)
         self._runner: Runner = RUNNERS[runtime](path)
         metadata = self._runner.metadata
-        self.__dict__.update(parse_entries(metadata, path))
+        entries = parse_entries(metadata, path)
+        self.config, self.classes = entries["config"], entries["classes"]
+        self.backbone, self.features = entries["backbone"], entries["features"]
+        self.training = entries["training"]
         codec = metadata.get("codec")
         if codec not in CODECS:
             raise FormatError(f"{path}: codec {codec!r} is not known here; use a newer edgetune")

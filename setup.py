@@ -41,11 +41,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",
-    packages=["edge_runtime", "edge_runtime.cli", "trainer_lite", "export", "export.serve"],
+    packages=[
+        "edge_runtime",
+        "edge_runtime.cli",
+        "trainer_lite",
+        "export",
+        "export.serve",
+        "export.installer",
+    ],
     package_data={
         "edge_runtime": ["py.typed"],
         "trainer_lite": ["py.typed", "golden.json", "profile_page.html"],
         "export": ["py.typed"],
+        "export.installer": ["install.sh"],
     },
     install_requires=["numpy>=1.24,<2.5", "click>=8.1"],
     extras_require={

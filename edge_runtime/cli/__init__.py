@@ -19,6 +19,7 @@ from edge_runtime.errors import EdgeError
 COMMANDS = {
     "export": "export.cli:export",
     "export-adaptor": "export.adaptor_cli:export_adaptor",
+    "bundle": "export.bundle_cli:bundle",
     "extract": "edge_runtime.cli.extract:extract",
     "serve": "export.serve.cli:serve",
     "pull": "edge_runtime.cli.pull:pull",

@@ -16,6 +16,8 @@ from edge_runtime.codecs import Codec
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.graph_runners import FEATURES, PROBABILITIES, SCALE
 
+PRODUCER = "edgetune"
+
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 

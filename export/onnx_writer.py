@@ -10,8 +10,7 @@ import numpy as np
 
 from edge_runtime import formats
 from edge_runtime.graph_runners import METADATA
-from export.adaptor_graph import Shape
-from export.onnx_export import PRODUCER
+from export.adaptor_graph import PRODUCER, Shape
 from export.quantize import store
 
 Array = np.ndarray[Any, Any]

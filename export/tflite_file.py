@@ -19,7 +19,7 @@ import numpy as np
 from edge_runtime import formats
 from edge_runtime.errors import require
 from edge_runtime.graph_runners import METADATA
-from export.onnx_export import PRODUCER
+from export.adaptor_graph import PRODUCER
 
 Array = np.ndarray[Any, Any]
 

@@ -159,6 +159,24 @@ def test_images_without_their_extras_say_how_to_install_them(
     refusal(extra, blocked, "predict", image, "--adaptor", tmp_path / "a", "--backbone", backbone)
 
 
+@pytest.mark.parametrize(("kind", "module"), [("onnx", "onnx"), ("tflite", "ai_edge_litert")])
+def test_a_graph_is_written_without_torch(kind: str, module: str, tmp_path: Path) -> None:
+    for needed in ("onnxruntime", module):
+        pytest.importorskip(needed)
+    import numpy as np
+
+    from edge_runtime.adaptor import Adaptor
+    from tests.problems import config_of, random_parameters
+
+    config = config_of()
+    names = [str(index) for index in range(config.classes)]
+    Adaptor(config, random_parameters(config, np.float32), names, {}).save(tmp_path / "a")
+    arguments = ("export-adaptor", tmp_path / "a", "--format", kind, "--out", tmp_path / "graph")
+    result = run(COMMAND, *arguments, refused=["torch", "timm", "trainer_lite"])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "graph").is_file()
+
+
 def test_training_loads_neither_openssl_nor_numpys_generator(tmp_path: Path) -> None:
     written = write_features(tmp_path / "features")
     code = """

@@ -5,7 +5,7 @@ OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 PACKAGES := edge_runtime trainer_lite export
 
-.PHONY: demo test test-all test-oldest lint clean
+.PHONY: demo test test-all test-arm test-oldest lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m benchmarks.demo $(ARGS)
@@ -15,6 +15,10 @@ test: lint test-oldest
 
 test-all: lint test-oldest
 	$(BIN)/python -m pytest -q -m "" $(ARGS)
+
+# Bundles on emulated ARM; needs root and qemu-user-static, and says so where they are missing.
+test-arm: $(VENV)/installed
+	$(BIN)/python -m pytest -q -rs -m slow tests/arm $(ARGS)
 
 # The device packages on the oldest numpy they support, with nothing else installed.
 test-oldest: $(OLDEST)/installed

@@ -1,0 +1,1 @@
+"""Bundles on emulated ARM: `make test-arm`."""

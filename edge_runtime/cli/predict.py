@@ -118,7 +118,11 @@ def predict(
     if features is not None:
         asked = of_features(together, features, split)
     else:
-        features_of = from_server(together, remote) if remote else from_folder(together, backbone)
+        features_of = (
+            from_server(together, remote, str(server))
+            if remote
+            else from_folder(together, backbone)
+        )
         asked = of_images(together, paths_of(images, watch, interval), features_of)
     failed, predicted, kept = False, 0, []
     for result in results(asked, together, adaptors, top_k):
@@ -177,13 +181,13 @@ def from_folder(together: Together, folder: Path | None) -> Features:
     return lambda image: local_features(backbone, image)
 
 
-def from_server(together: Together, remote: RemoteBackbone) -> Features:
+def from_server(together: Together, remote: RemoteBackbone, url: str) -> Features:
     """Features through a server, with the codec that the first adaptor was trained on."""
     from edge_runtime.codecs import CODECS
     from edge_runtime.image_features import remote_features
 
     for adaptor in together.adaptors:
-        adaptor.check_backbone(remote.reference, "the server has")
+        adaptor.check_backbone(remote.reference, f"{url} serves")
     codec = CODECS.get(str(together.adaptors[0].features.get("codec")), CODECS["float32"])
     return lambda image: remote_features(remote, codec, image)
 

@@ -97,11 +97,19 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((bundle / MANIFEST).read_bytes())
         known = (manifest["format"], manifest["version"]) == ("edgetune.bundle", 1)
-    except (OSError, ValueError, KeyError, TypeError):
+        known = known and all(map(plain, manifest["files"].items()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = False
     if not known:
         raise InstallError(f"{bundle / MANIFEST} is missing or damaged; unpack the bundle again")
     return manifest
+
+
+def plain(item: tuple[str, Any]) -> bool:
+    """Whether an entry of `files` names a file inside the bundle, its bytes and its sha256."""
+    name, entry = item
+    inside = "\0" not in name and not set(name.split("/")) & {"", ".", ".."}
+    return inside and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
 
 
 def check_board(manifest: dict[str, Any]) -> list[str]:

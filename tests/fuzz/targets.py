@@ -1,0 +1,242 @@
+"""One function a reader: takes any bytes, and ends well or in an EdgeError. All else is a finding.
+
+Each comes with seeds, valid inputs to start from. `python -m tests.fuzz` runs them under atheris;
+test_fuzz.py runs seeds, kept findings and a few mutations in every test run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import io
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime import formats, open_inference
+from edge_runtime.adaptor import Adaptor
+from edge_runtime.backbone_base import parse_manifest
+from edge_runtime.codecs import CODECS, encode
+from edge_runtime.errors import EdgeError, MissingExtraError
+from edge_runtime.feature_split import FeatureSplit, Shard
+from edge_runtime.features import FeatureFolder
+from edge_runtime.preprocess import load_image
+from edge_runtime.runtimes import runtime_of
+from tests.edge_runtime import tiny_backbone
+from tests.feature_folders import BACKBONE, write_features
+from tests.problems import config_of, random_parameters
+from trainer_lite.board import Board
+
+TOKENS, DIM = 3, 4
+
+
+@functools.cache
+def folder() -> Path:
+    """A folder of this process, in memory where the system has such a place."""
+    memory = Path("/dev/shm")
+    made = tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
+
+
+def put(name: str, data: bytes) -> Path:
+    """Those bytes as a file."""
+    path = folder() / name
+    path.write_bytes(data)
+    return path
+
+
+# --- readers -------------------------------------------------------------------------------------
+
+
+def adaptor(data: bytes) -> None:
+    path = put("adaptor.safetensors", data)
+    assert runtime_of(path) is not None
+    loaded = Adaptor.load(path)
+    loaded.predict_proba(np.ones((1, loaded.config.tokens, loaded.config.embed_dim), np.float32))
+
+
+def shard(data: bytes) -> None:
+    """A shard whose checksum is right: what a careful forger would make."""
+    features = shard_folder()
+    path = put("shard.safetensors", data)
+    rows = data[-1] % 4 + 1 if data else 1
+    entry = Shard(path, rows, len(data), zlib.crc32(data), "")
+    split = FeatureSplit(features, "train", [entry], 1.0)
+    try:
+        labels = split.labels
+        z = np.empty((len(labels), TOKENS, DIM), np.float32)
+        norms = np.empty((len(labels), TOKENS), np.float32)
+        scratch = np.empty(split.scratch_bytes(len(labels)), np.uint8)
+        split.read(np.arange(len(labels)), z, norms, scratch)
+        assert np.isfinite(norms).all()
+        assert len(split.paths) == len(labels)
+    finally:
+        split.close()
+
+
+@functools.cache
+def manifest_seeds() -> list[bytes]:
+    """Of the folder of the shards, as it was written."""
+    return [(shard_folder().path / formats.MANIFEST).read_bytes()]
+
+
+@functools.cache
+def shard_folder() -> FeatureFolder:
+    written = write_features(folder() / "shards", tokens=TOKENS, embed_dim=DIM, shard_rows=4)
+    return FeatureFolder.open(written.path)
+
+
+def features_manifest(data: bytes) -> None:
+    manifest_seeds()  # before it is overwritten
+    where = shard_folder().path
+    (where / formats.MANIFEST).write_bytes(data)
+    opened = FeatureFolder.open(where)
+    for name in opened.split_names:
+        opened.split(name).check()
+        opened.split(name).close()
+
+
+def backbone_manifest(data: bytes) -> None:
+    path = put(formats.MANIFEST, data)
+    parse_manifest(formats.read_manifest(folder(), formats.BACKBONE), path)
+
+
+def board(data: bytes) -> None:
+    Board.load(put("board.json", data)).speedup(3)
+
+
+def request(data: bytes) -> None:
+    """First byte: whether and how the length of the JSON is announced."""
+    lengths = [None, "0", str(len(data) - 1), str(len(data) // 2), "-1", "1e3", "9" * 30]
+    announced = lengths[data[0] % len(lengths)] if data else None
+    message = open_inference.parse(data[1:], announced, "inputs")
+    from export.serve.model import request_id, wanted
+
+    wanted(message)
+    request_id(message)
+
+
+def answer(data: bytes) -> None:
+    announced = str(data[0]) if data and data[0] else None
+    message = open_inference.parse(data[1:], announced, "outputs")
+    rest = {key: value for key, value in message.content.items() if key != "outputs"}
+    body, length = open_inference.build(rest, "outputs", message.tensors, [])
+    again = open_inference.parse(body, None if length is None else str(length), "outputs")
+    assert again.tensors.keys() == message.tensors.keys()
+
+
+def image(data: bytes) -> None:
+    load_image(put("image", data), tiny_backbone.preprocessing())
+
+
+def installer_manifest(data: bytes) -> None:
+    from export.installer import install
+
+    put(install.MANIFEST, data)
+    with contextlib.suppress(install.InstallError):
+        manifest = install.read_manifest(folder())
+        install.check_files(folder(), manifest)
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+def adaptor_seeds() -> list[bytes]:
+    found = []
+    for changes in ({"blocks": 1, "tokens": 4, "embed_dim": 8, "rank": 2}, {"kind": "linear"}):
+        config = config_of(**changes)
+        names = [f"class {index}" for index in range(config.classes)]
+        trained = Adaptor(config, random_parameters(config, np.float32), names, BACKBONE)
+        path = folder() / "seed"
+        trained.save(path)
+        found.append(path.read_bytes())
+    return found
+
+
+def shard_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in sorted(shard_folder().path.glob("*.safetensors"))]
+
+
+def backbone_seeds() -> list[bytes]:
+    return [json.dumps(tiny_backbone.manifest(b"graph")).encode()]
+
+
+def board_seeds() -> list[bytes]:
+    names = ("square_flops", "cache_bytes", "memory_bytes", "exp_entries", "storage_bytes")
+    made = Board({"cores": 2}, dict.fromkeys(names, 1e9), {"a": (1.0, 0.0, 2.0)}, 0.0, {"1": 1.0})
+    made.save(folder() / "seed.json")
+    return [(folder() / "seed.json").read_bytes()]
+
+
+def message_seeds(tensors: str) -> list[bytes]:
+    stored, scale = encode(CODECS["int8"], np.ones((2, 3, 4), np.float32))
+    assert scale is not None
+    values = {"features": np.ones((1, 2), np.float32), "stored": stored, "scale": scale}
+    found = []
+    for in_json in ([], ["features"], list(values)):
+        body, length = open_inference.build({"id": "7"}, tensors, values, in_json)
+        found += [bytes([first]) + body for first in (0, 3, min(255, length or 0))]
+    return found
+
+
+def image_seeds() -> list[bytes]:
+    from PIL import Image
+
+    pixels = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
+    found = []
+    for name in ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, name)
+        found.append(file.getvalue())
+    return found
+
+
+def installer_seeds() -> list[bytes]:
+    put("wheel.whl", b"wheel")
+    content = {
+        "format": "edgetune.bundle",
+        "version": 1,
+        "edgetune": "0",
+        "target": "aarch64",
+        "files": {"wheel.whl": {"bytes": 5, "sha256": "00"}},
+    }
+    return [json.dumps(content).encode()]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under test, and where to start from."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+TARGETS = {
+    "adaptor": Target(adaptor, adaptor_seeds),
+    "shard": Target(shard, shard_seeds),
+    "features-manifest": Target(features_manifest, manifest_seeds),
+    "backbone-manifest": Target(backbone_manifest, backbone_seeds),
+    "board": Target(board, board_seeds),
+    "request": Target(request, lambda: message_seeds("inputs")),
+    "answer": Target(answer, lambda: message_seeds("outputs")),
+    "image": Target(image, image_seeds),
+    "installer-manifest": Target(installer_manifest, installer_seeds),
+}
+
+
+def survive(target: Target, data: bytes) -> None:
+    """Runs a reader on some bytes; an exception that is no EdgeError goes through."""
+    try:
+        target.run(data)
+    except MissingExtraError:
+        raise
+    except EdgeError:
+        pass

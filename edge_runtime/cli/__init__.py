@@ -31,6 +31,7 @@ COMMANDS = {
     "calibrate": "trainer_lite.calibrate_cli:calibrate",
     "selftest": "trainer_lite.selftest_cli:selftest",
     "inspect": "edge_runtime.cli.inspect:inspect",
+    "verify": "edge_runtime.cli.verify:verify",
 }
 
 

@@ -100,7 +100,9 @@ def throughput(
     forms = [
         (Backbone.open(backbone, spin=spin), size) for spin in (True, False) for size in BATCHES
     ]
-    rates = [statistics.median(direct(*form, seconds / 2) for _ in range(3)) for form in forms]
+    rates = [
+        statistics.median(rate(direct(*form, seconds / 2)) for _ in range(3)) for form in forms
+    ]
     best = forms[rates.index(max(rates))]
     quiet = (forms[-1][0], best[1])  # its threads burn no processor time while they wait
     shown = f"batch {best[1]}{', spinning' if best[0].spin else ''}"
@@ -113,16 +115,16 @@ def throughput(
 
         def alone() -> dict[str, float]:
             before = time.process_time()
-            images = direct(*quiet, seconds / 2) * seconds / 2
+            images, _ = direct(*quiet, seconds / 2)
             cpu = (time.process_time() - before) / images
-            return {"rate": direct(*best, seconds), "cpu": cpu}
+            return {"rate": rate(direct(*best, seconds)), "cpu": cpu}
 
         def served() -> dict[str, float]:
             before, own = processor_seconds(process.pid), time.process_time()
-            rate = load(remotes, seconds, codec)
-            own, images = time.process_time() - own, rate * seconds
+            images, elapsed = load(remotes, seconds, codec)
+            own = time.process_time() - own
             server_cpu = (processor_seconds(process.pid) - before) / images
-            return {"rate": rate, "cpu": server_cpu, "clients": own / images}
+            return {"rate": images / elapsed, "cpu": server_cpu, "clients": own / images}
 
         for turn in range(turns):
             first, second = (alone, served) if turn % 2 else (served, alone)
@@ -159,8 +161,13 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(remotes: list[RemoteBackbone], seconds: float, codec: str) -> float:
-    """Images a second that so many clients get together, each sending one after the other."""
+def rate(done: tuple[int, float]) -> float:
+    """Images a second."""
+    return done[0] / done[1]
+
+
+def load(remotes: list[RemoteBackbone], seconds: float, codec: str) -> tuple[int, float]:
+    """(images, seconds) of so many clients together, each sending one image after the other."""
     image = pixels(1, remotes[0].preprocessing.size)
     end = time.monotonic() + seconds
 
@@ -174,17 +181,17 @@ def load(remotes: list[RemoteBackbone], seconds: float, codec: str) -> float:
     begin = time.monotonic()
     with ThreadPoolExecutor(len(remotes)) as pool:
         count = sum(pool.map(client, remotes))
-    return count / (time.monotonic() - begin)
+    return count, time.monotonic() - begin
 
 
-def direct(backbone: Backbone, batch: int, seconds: float) -> float:
-    """Images a second of onnxruntime in a loop."""
+def direct(backbone: Backbone, batch: int, seconds: float) -> tuple[int, float]:
+    """(images, seconds) of onnxruntime in a loop."""
     images = pixels(batch, backbone.preprocessing.size)
     begin, count = time.monotonic(), 0
     while time.monotonic() - begin < seconds:
         backbone._session.run(["features"], {"images": images})
         count += batch
-    return count / (time.monotonic() - begin)
+    return count, time.monotonic() - begin
 
 
 def timed(call: Callable[[], object], count: int) -> list[float]:

@@ -1,23 +1,26 @@
-"""How a feature map is stored: float32, float16 or int8, one image at a time.
+"""How a feature map is stored: float32, float16, int8 or int4, one image at a time; pooled or not.
 
 Every codec is `decoded = stored * scale`. What an image is stored as depends on that image alone,
-so that shards come out the same however they are batched.
+so that shards come out the same however they are batched. With pooling (`-pool2`), the patch tokens
+of each 2 x 2 square are averaged first: features of a quarter of the tokens, that are then all
+there is; prefix tokens stay.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import DataError
+from edge_runtime.errors import ConfigError, DataError
 
 Array = np.ndarray[Any, Any]
 
 FLOAT16_MAX = 65504.0
 INT8_MAX = 127.0
+INT4_MAX = 7.0
 HALF_MASK = np.int32(0x8FFFE000 - (1 << 32))  # sign, and the 15 bits of exponent and fraction
 HALF_EXPONENT = np.uint16(0x7C00)  # all set: infinite or NaN
 HALF_BIAS = np.float32(2.0**112)  # the exponents' biases differ by 127 - 15
@@ -25,63 +28,141 @@ HALF_BIAS = np.float32(2.0**112)  # the exponents' biases differ by 127 - 15
 
 @dataclass(frozen=True)
 class Codec:
-    """A stored form; `scale_axes` are the axes of (rows, tokens) that `scale` runs over."""
+    """A stored form; `scale_axes` are the axes of (rows, tokens) that `scale` runs over.
+
+    Args:
+        per_item: entries in one stored item: 2 where a byte holds two.
+        pool: side of the squares of patch tokens that are averaged before anything else.
+    """
 
     name: str
     dtype: np.dtype[Any]
     scale_axes: int
+    per_item: int = 1
+    pool: int = 1
+
+    def tokens(self, tokens: int) -> tuple[int, int]:
+        """(tokens, prefix tokens among them) of what is stored of a map of so many tokens.
+
+        Raises:
+            ConfigError: the patch tokens are no grid that divides into squares.
+        """
+        side = math.isqrt(tokens)
+        prefix = tokens - side * side
+        if self.pool > 1 and side % self.pool:
+            raise ConfigError(
+                f"codec {self.name} pools squares of {self.pool} x {self.pool} tokens, and these "
+                f"features have a grid of {side} x {side}; use {self.name.split('-')[0]}"
+            )
+        return prefix + (side // self.pool) ** 2, prefix
+
+    def stored_dim(self, embed_dim: int) -> int:
+        """Stored items of one token."""
+        return -(-embed_dim // self.per_item)
 
     def scale_shape(self, rows: int, tokens: int) -> tuple[int, ...] | None:
         """Shape of `scale` for so many images; None where the codec has none."""
         return (rows, tokens)[: self.scale_axes] if self.scale_axes else None
 
     def bytes_per_image(self, tokens: int, embed_dim: int) -> int:
-        """Stored bytes of one image: its feature map and its scales."""
+        """Stored bytes of one image of so many stored tokens: its feature map and its scales."""
         scales = {0: 0, 1: 1, 2: tokens}[self.scale_axes]
-        return tokens * embed_dim * self.dtype.itemsize + 4 * scales
+        return tokens * self.stored_dim(embed_dim) * self.dtype.itemsize + 4 * scales
 
 
 def scratch_layout(codec: Codec, images: int, tokens: int, embed_dim: int) -> tuple[int, int]:
     """(offset of the scales, bytes in all) of work space that holds stored images and scales."""
-    start = images * tokens * embed_dim * codec.dtype.itemsize
+    start = images * tokens * codec.stored_dim(embed_dim) * codec.dtype.itemsize
     start += -start % 8
     return start, start + 4 * math.prod(codec.scale_shape(images, tokens) or (0,))
 
 
-CODECS = {
+PLAIN = {
     "float32": Codec("float32", np.dtype("<f4"), 0),
     "float16": Codec("float16", np.dtype("<f2"), 1),
     "int8": Codec("int8", np.dtype("i1"), 2),
+    "int4": Codec("int4", np.dtype("u1"), 2, per_item=2),
 }
+POOLED = {
+    f"{name}-pool2": replace(PLAIN[name], name=f"{name}-pool2", pool=2)
+    for name in ("float16", "int8", "int4")
+}
+CODECS = {**PLAIN, **POOLED}
+
+
+def pooled(codec: Codec, features: Array) -> Array:
+    """[rows, tokens, dim] with the patch tokens of each square averaged, where the codec does so.
+
+    Raises:
+        ConfigError: as `Codec.tokens`.
+    """
+    if codec.pool == 1:
+        return features
+    rows, count, dim = features.shape
+    tokens, prefix = codec.tokens(count)
+    side, p = math.isqrt(count), codec.pool
+    squares = features[:, prefix:].reshape(rows, side // p, p, side // p, p, dim)
+    out = np.empty((rows, tokens, dim), features.dtype)
+    out[:, :prefix] = features[:, :prefix]
+    out[:, prefix:] = squares.mean(axis=(2, 4)).reshape(rows, -1, dim)
+    return out
 
 
 def encode(codec: Codec, features: Array) -> tuple[Array, Array | None]:
-    """Encodes float32 [rows, tokens, dim]: (stored, scale or None).
+    """Encodes float32 [rows, tokens, dim], before any pooling: (stored, scale or None).
 
     Raises:
         DataError: an entry is NaN or infinite.
+        ConfigError: the codec pools, and these tokens do not divide.
     """
+    return encode_pooled(codec, pooled(codec, features))
+
+
+def encode_pooled(codec: Codec, features: Array) -> tuple[Array, Array | None]:
+    """As `encode`, for features that have the codec's number of tokens."""
     axes = (1, 2) if codec.scale_axes < 2 else 2
     largest = np.maximum(features.max(axis=axes), -features.min(axis=axes))  # NaN passes through
     if not np.isfinite(largest).all():
         raise DataError("features hold NaN or infinite entries")
-    if codec.name == "float32":
+    if codec.scale_axes == 0:
         return features.astype(codec.dtype), None
-    if codec.name == "float16":
+    if codec.scale_axes == 1:
         exponents = np.ceil(np.log2(np.maximum(largest / FLOAT16_MAX, 1.0)))
         scale = np.exp2(exponents).astype("<f4")
         if (scale != 1).any():
             features = features / scale[:, None, None]
         return features.astype(codec.dtype), scale
-    scale = (np.maximum(largest, np.finfo(np.float32).tiny * INT8_MAX) / INT8_MAX).astype("<f4")
+    most = INT8_MAX if codec.per_item == 1 else INT4_MAX
+    scale = (np.maximum(largest, np.finfo(np.float32).tiny * most) / most).astype("<f4")
     scaled = features / scale[:, :, None]
-    return np.rint(scaled, out=scaled).astype(codec.dtype), scale
+    np.rint(scaled, out=scaled)
+    return (scaled.astype(codec.dtype) if codec.per_item == 1 else pack(scaled)), scale
+
+
+def pack(values: Array) -> Array:
+    """Whole numbers from -7 to 7 (..., dim), plus 8, two to a byte.
+
+    Byte i has entry i of the first half in its low bits, entry i of the second in its high bits.
+    """
+    half = -(-values.shape[-1] // 2)
+    nibbles = (values + 8).astype(np.uint8)
+    out = nibbles[..., :half].copy()
+    out[..., : values.shape[-1] - half] |= nibbles[..., half:] << 4
+    return out
 
 
 def decode(codec: Codec, stored: Array, scale: Array | None, out: Array) -> None:
     """Decodes [rows, tokens, dim] into `out`, a float array of the same shape."""
     if scale is None:
         np.copyto(out, stored)
+    elif codec.per_item == 2:
+        half = stored.shape[-1]
+        np.bitwise_and(stored, 15, out=out[..., :half], casting="unsafe")
+        np.right_shift(
+            stored[..., : out.shape[-1] - half], 4, out=out[..., half:], casting="unsafe"
+        )
+        np.subtract(out, 8.0, out)
+        np.multiply(out, scale[:, :, None], out)
     elif codec.scale_axes == 2:
         np.multiply(stored, scale[:, :, None], out, casting="unsafe")
     else:

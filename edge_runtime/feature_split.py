@@ -40,7 +40,7 @@ def shard_layout(
     layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
         "norms": (NORMS, (rows, tokens)),
         "labels": (np.dtype("<i4"), (rows,)),
-        "features": (codec.dtype, (rows, tokens, embed_dim)),
+        "features": (codec.dtype, (rows, tokens, codec.stored_dim(embed_dim))),
     }
     scale = codec.scale_shape(rows, tokens)
     if scale is not None:
@@ -118,7 +118,7 @@ class FeatureSplit:
         """(features as stored, scale or None) of some rows, views of `scratch`; fills norms."""
         codec, count = self.folder.codec, len(rows)
         start, end = scratch_layout(codec, count, self.tokens, self.embed_dim)
-        shape = (count, self.tokens, self.embed_dim)
+        shape = (count, self.tokens, codec.stored_dim(self.embed_dim))
         stored = scratch[: math.prod(shape) * codec.dtype.itemsize].view(codec.dtype).reshape(shape)
         scale_shape, scale = codec.scale_shape(count, self.tokens), None
         narrow = norms if norms.dtype == NORMS else np.empty(norms.shape, NORMS)
@@ -143,7 +143,8 @@ class FeatureSplit:
     def prefetch(self, rows: Array) -> None:
         """Has the system read these rows into its own cache, which is not this process's memory,
         while something else is computed. Only a hint."""
-        width = self.tokens * self.embed_dim * self.folder.codec.dtype.itemsize
+        codec = self.folder.codec
+        width = self.tokens * codec.stored_dim(self.embed_dim) * codec.dtype.itemsize
         with self._lock:
             for row in rows.tolist() if hasattr(os, "posix_fadvise") else []:
                 index = bisect_right(self._starts, row) - 1

@@ -17,9 +17,15 @@ from edge_runtime.remote_backbone import RemoteBackbone
 Array = np.ndarray[Any, Any]
 
 
-def local_features(backbone: Backbone, path: Path) -> Array:
-    """float32 [1, tokens, embed_dim]; DataError where the image cannot be used."""
-    return backbone.run(load_image(path, backbone.preprocessing)[None], [str(path)])
+def local_features(backbone: Backbone, codec: Codec, path: Path) -> Array:
+    """float32 [1, tokens, embed_dim], pooled as the codec does, and not rounded.
+
+    Raises:
+        DataError: the image cannot be used.
+        ConfigError: the codec pools, and these tokens do not divide.
+    """
+    features = backbone.run(load_image(path, backbone.preprocessing)[None], [str(path)])
+    return codecs.pooled(codec, features)
 
 
 def remote_features(backbone: RemoteBackbone, codec: Codec, path: Path) -> Array:
@@ -50,7 +56,7 @@ def remote_features(backbone: RemoteBackbone, codec: Codec, path: Path) -> Array
         stored, scale = backbone.encoded_file(path.read_bytes(), codec, str(path))
     else:
         stored, scale = backbone.encoded(pixels[None], codec, [str(path)])
-    features = np.empty(stored.shape, np.float32)
+    features = np.empty((*stored.shape[:2], backbone.embed_dim), np.float32)
     codecs.decode(codec, stored, scale, features)
     return features
 

@@ -116,7 +116,8 @@ class RemoteBackbone(BackboneBase):
     ) -> tuple[Array, Array | None]:
         asked = codec if self.client.binary else CODECS["float32"]
         count, outputs = len(images), output_names(asked)
-        most = count * asked.bytes_per_image(self.tokens, self.embed_dim)
+        tokens, _ = asked.tokens(self.tokens) if asked.pool > 1 else (self.tokens, 0)
+        most = count * asked.bytes_per_image(tokens, self.embed_dim)
         if not self.client.binary:
             most = count * self.tokens * self.embed_dim * JSON_BYTES_PER_VALUE
         try:
@@ -124,7 +125,8 @@ class RemoteBackbone(BackboneBase):
         except DataError as error:
             raise DataError(_renamed(str(error), names, start)) from None
         self._check_identity(answer)
-        shapes = [(count, self.tokens, self.embed_dim), asked.scale_shape(count, self.tokens)]
+        stored_shape = (count, tokens, asked.stored_dim(self.embed_dim))
+        shapes = [stored_shape, asked.scale_shape(count, tokens)]
         dtypes = [asked.dtype, np.dtype("<f4")]
         found = [self._tensor(answer, *wanted) for wanted in zip(outputs, shapes, dtypes)]
         if asked is codec:

@@ -2,20 +2,21 @@
 
 Inputs: `images`, pixels, or `files`, encoded images (BYTES: JPEG, PNG or WebP); one of them.
 Outputs: `features` in FP32, or the same encoded by a codec: `features_float16` and `scale_float16`,
-`features_int8` and `scale_int8`, as shards store them (docs/formats.md).
+`features_int8` and `scale_int8` and so on, as shards store them (docs/formats.md).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from edge_runtime.codecs import CODECS, Codec
+from edge_runtime.errors import ConfigError
 from edge_runtime.formats import Json
 
 IMAGES, FILES, FEATURES = "images", "files", "features"
 FILE_FORMATS = ("JPEG", "PNG", "WEBP")
 PLATFORM = "edgetune_onnxruntime"
-DATATYPES = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
+DATATYPES = {"<f4": "FP32", "<f2": "FP16", "|i1": "INT8", "|u1": "UINT8"}
 
 
 def stored_name(codec: Codec) -> str:
@@ -50,9 +51,14 @@ def metadata(
     size, tokens, dim = manifest["preprocessing"]["size"], manifest["tokens"], manifest["embed_dim"]
     outputs: list[Json] = []
     for codec in CODECS.values():
-        stored: dict[str, Any] = {"name": stored_name(codec), "shape": [-1, tokens, dim]}
-        outputs.append({**stored, "datatype": DATATYPES[codec.name]})
-        shape = codec.scale_shape(-1, tokens)
+        try:
+            count = codec.tokens(tokens)[0] if codec.pool > 1 else tokens
+        except ConfigError:  # no grid to pool
+            continue
+        shape: Sequence[int] | None = [-1, count, codec.stored_dim(dim)]
+        datatype = DATATYPES[codec.dtype.str]
+        outputs.append({"name": stored_name(codec), "shape": shape, "datatype": datatype})
+        shape = codec.scale_shape(-1, count)
         if shape is not None:
             outputs.append({"name": scale_name(codec), "shape": list(shape), "datatype": "FP32"})
     return {

@@ -67,7 +67,9 @@ class ShardBuffer:
 
     def __init__(self, codec: Codec, capacity: int, tokens: int, embed_dim: int) -> None:
         self.codec, self.capacity = codec, capacity
-        self._features = np.empty((capacity, tokens, embed_dim), codec.dtype)
+        self._shape = (tokens, embed_dim)
+        stored_dim = codec.stored_dim(embed_dim)
+        self._features = np.empty((capacity, tokens, stored_dim), codec.dtype)
         scale_shape = codec.scale_shape(capacity, tokens)
         self._scale = None if scale_shape is None else np.empty(scale_shape, "<f4")
         self._norms = np.empty((capacity, tokens), "<f4")
@@ -91,14 +93,14 @@ class ShardBuffer:
 
     def add(self, features: Array, labels: Sequence[int], paths: Sequence[str]) -> None:
         """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image."""
-        self.add_encoded(*codecs.encode(self.codec, features), labels, paths)
+        self.add_encoded(*codecs.encode_pooled(self.codec, features), labels, paths)
 
     def add_encoded(
         self, stored: Array, scale: Array | None, labels: Sequence[int], paths: Sequence[str]
     ) -> None:
         """Takes what `codecs.encode` gave for n <= free images, and what goes with each."""
         here = slice(self.rows, self.rows + len(paths))
-        decoded = np.empty(stored.shape, np.float32)
+        decoded = np.empty((len(stored), *self._shape), np.float32)
         codecs.decode(self.codec, stored, scale, decoded)
         self._features[here] = stored
         if self._scale is not None:
@@ -141,8 +143,7 @@ class ShardBuffer:
             "sum_squares": repr(math.fsum(self._sums)),
         }
         tensorfile.write(path, tensors, metadata)
-        tokens, embed_dim = self._features.shape[1:]
-        return describe(path, split, self.codec, tokens, embed_dim)
+        return describe(path, split, self.codec, *self._shape)
 
 
 def describe(path: Path, split: str, codec: Codec, tokens: int, embed_dim: int) -> Shard:
@@ -213,13 +214,18 @@ class SplitWriter:
     skipped: Callable[[str, str], None]
     advance: Callable[[int, int], None]
 
+    @property
+    def _tokens(self) -> int:
+        """Tokens that are stored of an image."""
+        return self.codec.tokens(self.backbone.tokens)[0]
+
     def write(self, split: str, files: Sequence[ImageFile]) -> list[Shard]:
         """All shards of a split, in order.
 
         Raises:
             DataError: no image can be read, or features are not finite.
         """
-        tokens, embed_dim = self.backbone.tokens, self.backbone.embed_dim
+        tokens, embed_dim = self._tokens, self.backbone.embed_dim
         capacity = rows_per_shard(self.codec.bytes_per_image(tokens, embed_dim))
         buffer = ShardBuffer(self.codec, min(capacity, len(files)), tokens, embed_dim)
         shards: list[Shard] = []
@@ -239,7 +245,7 @@ class SplitWriter:
     ) -> Shard | None:
         """The shard of an earlier run that holds just what comes next in `files`, or None."""
         try:
-            shard = describe(path, split, self.codec, self.backbone.tokens, self.backbone.embed_dim)
+            shard = describe(path, split, self.codec, self._tokens, self.backbone.embed_dim)
         except FormatError:
             return None
         count = len(shard.paths) + len(shard.skipped)

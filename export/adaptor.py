@@ -11,7 +11,7 @@ import numpy as np
 
 from edge_runtime import __version__, atomic, formats
 from edge_runtime.adaptor import Adaptor
-from edge_runtime.codecs import CODECS, Codec, decode, encode
+from edge_runtime.codecs import PLAIN, Codec, decode, encode
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, ExportError, MismatchError
 from edge_runtime.features import FeatureFolder
@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 
 WRITERS: dict[str, Callable[[str], Writer]] = {"onnx": OnnxWriter, "tflite": TfliteWriter}
 RUNTIMES = {"onnx": "onnxruntime", "tflite": "tflite"}
+GRAPH_CODECS = ("float32", "float16", "int8")
 BATCHES = (1, 2, 5)
 LIMIT = 1e-4  # between probabilities of the graph and of numpy, on the same weights
 
@@ -108,13 +109,18 @@ def export_adaptor(
 
 
 def codec_of(adaptor: Adaptor, name: str | None) -> Codec:
-    """The codec asked for; else the one that the adaptor was trained on, or float32."""
-    found = name or adaptor.features.get("codec") or "float32"
-    if found not in CODECS:
+    """The codec asked for; else the one that the adaptor was trained on, if graphs can have it.
+
+    Pooling is no part of a graph: it takes the tokens that the adaptor takes.
+    """
+    if name is None:
+        trained = str(adaptor.features.get("codec", "float32")).split("-")[0]
+        return PLAIN[trained if trained in GRAPH_CODECS else "float32"]
+    if name not in GRAPH_CODECS:
         raise ConfigError(
-            f"a graph cannot take codec {found!r}; choose --codec {', '.join(sorted(CODECS))}"
+            f"a graph cannot take codec {name!r}; choose --codec {', '.join(GRAPH_CODECS)}"
         )
-    return CODECS[found]
+    return PLAIN[name]
 
 
 def check_features(adaptor: Adaptor, features: FeatureFolder) -> None:

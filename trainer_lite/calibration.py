@@ -55,6 +55,8 @@ SHAPES = [
     Shape(197, 768, rank=16, blocks=3, pool="cls", drop_path=0.1),
     Shape(257, 1024, blocks=3, codec="int8"),
     Shape(50, 192, kind="linear"),
+    Shape(50, 384, codec="int4"),
+    Shape(197, 192, blocks=1, codec="int4"),
     Shape(197, 768, kind="linear", classes=100, codec="float32"),
 ]
 

@@ -92,7 +92,8 @@ def describe(program: Program, names: Names) -> list[Operation]:
         label = getattr(function, "__name__", type(function).__name__).strip("_")
         out = names.of(arrays[0 if label in FIRST else -1]) if arrays else None
         if label == "read":  # z, norms, scratch: how long it takes depends on the codec
-            label = f"read {uses[2].size // uses[0].size * 8} bits an entry"
+            bits = max(1, 8 * uses[2].size // uses[0].size)  # and a little for the scales
+            label = f"read {1 << bits.bit_length() - 1} bits an entry"
         name = f"{label} -> {out}" if out else label
         found.append(Operation(section, name, operation_cost(function, arguments, uses)))
     return found

@@ -48,7 +48,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
 )
 @click.option(
     "--codec",
-    type=click.Choice(["float16", "float32", "int8"]),
+    type=click.Choice(["float16", "float32", "int8", "int4"]),
     default="float16",
     show_default=True,
     help="With --shape.",

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edge_runtime.codecs import CODECS, decode
+from edge_runtime.codecs import PLAIN, decode
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Array, Workspace
 from edge_runtime.weights import FusedWeights
@@ -31,10 +31,10 @@ def rehearse(config: AdaptorConfig, lanes: int = 1) -> None:
         config, tokens=TOKENS, prefix_tokens=prefix, embed_dim=max(DIM, rank), classes=2, rank=rank
     )
     source = Ones(small)
-    for codec in CODECS.values():
+    for codec in PLAIN.values():
         z = np.empty((IMAGES, TOKENS, small.embed_dim), np.float32)
         scale = codec.scale_shape(IMAGES, TOKENS)
-        stored = np.zeros(z.shape, codec.dtype)
+        stored = np.zeros((IMAGES, TOKENS, codec.stored_dim(small.embed_dim)), codec.dtype)
         decode(codec, stored, None if scale is None else np.ones(scale, np.float32), z)
     parameters = ParameterSet(small)
     parameters.initialise(0)

@@ -19,6 +19,8 @@ from edge_runtime.cli.common import (
     with_server,
 )
 
+CODEC_NAMES = ["float16", "float32", "int8", "int4", "float16-pool2", "int8-pool2", "int4-pool2"]
+
 
 @click.command(short_help="Run a folder of images through a backbone.")
 @click.argument("images", type=PATH)
@@ -27,10 +29,10 @@ from edge_runtime.cli.common import (
 @click.option("--out", required=True, type=PATH, help="Feature folder to write.")
 @click.option(
     "--codec",
-    type=click.Choice(["float16", "float32", "int8"]),
+    type=click.Choice(CODEC_NAMES),
     default="float16",
     show_default=True,
-    help="How features are stored: 2, 4 or 1 bytes a value.",
+    help="How features are stored: bits a value; -pool2 averages squares of 2 x 2 patch tokens.",
 )
 @click.option(
     "--batch-size",

@@ -24,6 +24,7 @@ from edge_runtime.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from edge_runtime.codecs import Codec
     from edge_runtime.remote_backbone import RemoteBackbone
     from edge_runtime.together import Together
 
@@ -178,18 +179,25 @@ def from_folder(together: Together, folder: Path | None) -> Features:
     backbone = Backbone.open(Path(str(folder)))
     for adaptor in together.adaptors:
         adaptor.check_backbone(backbone.reference, f"{folder} is")
-    return lambda image: local_features(backbone, image)
+    codec = codec_of(together)
+    return lambda image: local_features(backbone, codec, image)
 
 
 def from_server(together: Together, remote: RemoteBackbone, url: str) -> Features:
     """Features through a server, with the codec that the first adaptor was trained on."""
-    from edge_runtime.codecs import CODECS
     from edge_runtime.image_features import remote_features
 
     for adaptor in together.adaptors:
         adaptor.check_backbone(remote.reference, f"{url} serves")
-    codec = CODECS.get(str(together.adaptors[0].features.get("codec")), CODECS["float32"])
+    codec = codec_of(together)
     return lambda image: remote_features(remote, codec, image)
+
+
+def codec_of(together: Together) -> Codec:
+    """The codec that the first adaptor was trained on."""
+    from edge_runtime.codecs import CODECS
+
+    return CODECS.get(str(together.adaptors[0].features.get("codec")), CODECS["float32"])
 
 
 def of_images(together: Together, images: Iterable[Path], features_of: Features) -> Iterator[Asked]:

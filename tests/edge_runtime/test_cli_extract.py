@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_in_one_line(inputs: tuple[Path, Path], tmp_path: 
     [
         ("photos", "--out", "out"),
         ("photos", "--backbone", "b"),
-        ("photos", "--backbone", "b", "--out", "o", "--codec", "int4"),
+        ("photos", "--backbone", "b", "--out", "o", "--codec", "int3"),
         ("photos", "--backbone", "b", "--out", "o", "--batch-size", "0"),
         ("photos", "--backbone", "b", "--out", "o", "--threads", "0"),
     ],

@@ -14,9 +14,10 @@ import pytest
 from edge_runtime import shard_writer
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.backbone import Backbone
-from edge_runtime.codecs import CODECS
+from edge_runtime.codecs import PLAIN
 from edge_runtime.preprocess import load_image
 from tests.command_line import edgetune
+from tests.edge_runtime import tiny_backbone
 from tests.edge_runtime.tiny_backbone import (
     EMBED_DIM,
     SIZE,
@@ -81,7 +82,7 @@ def adaptor(backbone: Path, tmp_path: Path) -> Path:
     return tmp_path / "adaptor"
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", sorted(PLAIN))
 def test_the_folder_is_that_of_a_local_extract(
     codec: str, images: Path, backbone: Path, server: Running, tmp_path: Path
 ) -> None:
@@ -313,3 +314,30 @@ def test_tokens_and_tls(images: Path, backbone: Path, tmp_path: Path) -> None:
         assert outcome.exit_code == 0, outcome
     edgetune("extract", images, "--backbone", backbone, "--out", tmp_path / "local")
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("codec", ["int8-pool2", "int4-pool2"])
+def test_a_server_pools_as_a_local_extract_does(
+    codec: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.serve.app import Settings, create_app
+    from export.serve.batching import Limits
+
+    tiny_backbone.with_a_grid(monkeypatch)
+    grid = write_backbone(tmp_path / "grid")
+    app = create_app(Backbone.open(grid, 1), Settings(Limits(max_batch=3)))
+    local, remote = tmp_path / "local", tmp_path / "remote"
+    edgetune("extract", images, "--backbone", grid, "--out", local, "--codec", codec)
+    adaptor = tmp_path / "adaptor"
+    options = ("--epochs", 1, "--batch-size", 4, "--rank", 2, "--out", adaptor)
+    assert edgetune("train", local, *options).exit_code == 0
+    with in_thread(app) as running:
+        there = edgetune(
+            "extract", images, "--server", running.url, "--out", remote, "--codec", codec
+        )
+        assert there.exit_code == 0, there
+        assert contents(local) == contents(remote)
+        image = images / "test/cat/9.png"
+        for where in (("--backbone", grid), ("--server", running.url)):
+            found = edgetune("predict", image, "--adaptor", adaptor, *where)
+            assert found.exit_code == 0, found

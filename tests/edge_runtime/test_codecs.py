@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.codecs import CODECS, all_finite, decode, encode, token_norms
-from edge_runtime.errors import DataError
+from edge_runtime.codecs import CODECS, PLAIN, all_finite, decode, encode, pooled, token_norms
+from edge_runtime.errors import ConfigError, DataError
 
 Array = np.ndarray[Any, Any]
 HALF_TINY = 2.0**-25  # half of float16's smallest step
@@ -23,7 +23,8 @@ def round_trip(name: str, features: Array, dtype: Any = np.float32) -> Array:
     codec = CODECS[name]
     stored, scale = encode(codec, features)
     rows, tokens, _ = features.shape
-    assert stored.dtype == codec.dtype and stored.shape == features.shape
+    assert stored.dtype == codec.dtype
+    assert stored.shape == (rows, tokens, codec.stored_dim(features.shape[2]))
     assert (None if scale is None else scale.shape) == codec.scale_shape(rows, tokens)
     out = np.full(features.shape, np.nan, dtype)
     decode(codec, stored, scale, out)
@@ -38,12 +39,12 @@ def error_bound(name: str, features: Array) -> Array:
     if name == "float16":
         overflow = np.maximum(wide.max(axis=(1, 2), keepdims=True) / 65504, 1)
         return wide * 2.0**-11 + HALF_TINY * 2.0 ** np.ceil(np.log2(overflow))
-    step = wide.max(axis=2, keepdims=True) / 127
+    step = wide.max(axis=2, keepdims=True) / (7 if name == "int4" else 127)
     return step * 0.5 * (1 + 1e-4) + 2.0**-126
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 3000.0, 1e5, 1e30])
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_decoding_stays_within_half_a_step(name: str, size: float) -> None:
     features = some_features(size=size)
     found = round_trip(name, features)
@@ -58,7 +59,7 @@ def test_decoding_stays_within_half_a_step_for_any_features() -> None:
     arrays = numpy_strategies.arrays(np.float32, (2, 2, 3), elements=values)
 
     @hypothesis.settings(max_examples=150, deadline=None)
-    @hypothesis.given(st.sampled_from(sorted(CODECS)), arrays)
+    @hypothesis.given(st.sampled_from(sorted(PLAIN)), arrays)
     def check(name: str, features: Array) -> None:
         found = round_trip(name, features)
         assert np.isfinite(found).all()
@@ -67,7 +68,7 @@ def test_decoding_stays_within_half_a_step_for_any_features() -> None:
     check()
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_each_image_is_stored_as_if_it_were_alone(name: str) -> None:
     features = some_features(4)
     features[1] *= 1e6
@@ -119,7 +120,7 @@ def test_int8_uses_its_whole_range_and_keeps_the_largest_entry() -> None:
     assert scale is not None and (scale > 0).all()
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_token_of_zeros_stays_zero(name: str, recwarn: pytest.WarningsRecorder) -> None:
     features = some_features()
     features[1, 2] = 0
@@ -130,7 +131,7 @@ def test_a_token_of_zeros_stays_zero(name: str, recwarn: pytest.WarningsRecorder
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
     features = some_features()
@@ -139,7 +140,7 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
         encode(CODECS[name], features)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_decoding_in_float64_gives_the_same_numbers(name: str) -> None:
     features = some_features(size=1e5)
     np.testing.assert_allclose(
@@ -147,7 +148,7 @@ def test_decoding_in_float64_gives_the_same_numbers(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_bytes_of_an_image_are_those_of_its_arrays(name: str) -> None:
     stored, scale = encode(CODECS[name], some_features(5))
     total = stored.nbytes + (0 if scale is None else scale.nbytes)
@@ -177,3 +178,50 @@ def test_all_finite(dtype: Any) -> None:
     assert all_finite(values)
     for odd in (np.inf, -np.inf, np.nan, -np.nan):
         assert not all_finite(np.append(values, dtype(odd)))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5, 6])
+def test_int4_keeps_every_level_of_any_width(dim: int) -> None:
+    levels = np.resize(np.arange(-7, 8), (5, 3, dim)).astype(np.float32)
+    levels[..., 0] = 7  # so that the scale is 1
+    stored, scale = encode(CODECS["int4"], levels)
+    assert stored.shape == (5, 3, -(-dim // 2))
+    out = np.empty(levels.shape, np.float32)
+    decode(CODECS["int4"], stored, scale, out)
+    np.testing.assert_array_equal(out, levels)
+
+
+@pytest.mark.parametrize(("tokens", "prefix"), [(16, 0), (17, 1), (21, 5)])
+def test_pooling_averages_squares_of_patches_and_leaves_prefix_tokens(
+    tokens: int, prefix: int
+) -> None:
+    features = np.random.default_rng(0).standard_normal((2, tokens, 3)).astype(np.float32)
+    codec = CODECS["int8-pool2"]
+    assert codec.tokens(tokens) == (prefix + 4, prefix)
+    found = pooled(codec, features)
+    np.testing.assert_array_equal(found[:, :prefix], features[:, :prefix])
+    grid = features[:, prefix:].reshape(2, 4, 4, 3)
+    for row in range(2):
+        for column in range(2):
+            square = grid[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            expected = square.reshape(2, 4, 3).mean(axis=1)
+            np.testing.assert_allclose(found[:, prefix + 2 * row + column], expected, rtol=1e-6)
+    stored, scale = encode(codec, features)
+    again, same = encode(CODECS["int8"], found)
+    np.testing.assert_array_equal(stored, again)
+    np.testing.assert_array_equal(scale, same)
+
+
+def test_a_grid_of_odd_side_is_not_pooled() -> None:
+    with pytest.raises(ConfigError, match="grid of 3 x 3; use int8"):
+        encode(CODECS["int8-pool2"], np.ones((1, 10, 2), np.float32))
+    assert pooled(CODECS["int8"], np.ones((1, 10, 2), np.float32)).shape == (1, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "nbytes"), [("float16", 75652), ("int8", 38612), ("int4", 19700), ("int8-pool2", 9800)]
+)
+def test_bytes_an_image_of_vit_ti(name: str, nbytes: int) -> None:
+    codec = CODECS[name]
+    tokens = codec.tokens(197)[0] if codec.pool > 1 else 197
+    assert codec.bytes_per_image(tokens, 192) == nbytes

@@ -12,7 +12,7 @@ import pytest
 
 from edge_runtime import codecs, extract, formats, partial_folder, shard_writer, tensorfile
 from edge_runtime.backbone import Backbone
-from edge_runtime.codecs import CODECS
+from edge_runtime.codecs import CODECS, PLAIN
 from edge_runtime.errors import (
     ConfigError,
     DataError,
@@ -85,7 +85,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(Backbone, "run", counting_run)
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", sorted(PLAIN))
 def test_the_folder_is_what_the_formats_say(
     codec: str, images: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_the_folder_is_what_the_formats_say(
     assert str(tmp_path) not in json.dumps(manifest)
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", sorted(PLAIN))
 def test_features_labels_and_rms_are_right(
     codec: str, images: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -374,3 +374,33 @@ def test_two_runs_do_not_share_a_partial_folder(
     ):
         run(images, backbone, tmp_path / "out", force=True)
     run(images, backbone, tmp_path / "out")
+
+
+@pytest.mark.parametrize("codec", ["float16-pool2", "int8-pool2", "int4-pool2"])
+def test_pooled_features_are_all_there_is(
+    codec: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_backbone.with_a_grid(monkeypatch)
+    backbone = Backbone.open(tiny_backbone.write_backbone(tmp_path / "grid"), threads=1)
+    result = run(images, backbone, tmp_path / "features", codec)
+    folder = FeatureFolder.open(tmp_path / "features")
+    assert (folder.tokens, folder.prefix_tokens, folder.embed_dim) == (1, 0, 48)
+    assert result.bytes_per_image == CODECS[codec].bytes_per_image(1, 48)
+    split = folder.split("train")
+    pixels = [load_image(images / path, backbone.preprocessing) for path in split.paths]
+    features = tiny_backbone.expected_features(np.stack(pixels))
+    stored, scale = codecs.encode(CODECS[codec], features)
+    decoded = np.empty((len(features), 1, 48), np.float32)
+    codecs.decode(CODECS[codec], stored, scale, decoded)
+    z, norms = np.empty_like(decoded), np.empty((len(features), 1), np.float32)
+    split.read(np.arange(split.rows), z, norms, np.empty(split.scratch_bytes(split.rows), np.uint8))
+    np.testing.assert_array_equal(z, decoded)
+    np.testing.assert_array_equal(norms, codecs.token_norms(decoded))
+
+
+def test_a_backbone_without_a_grid_is_not_pooled(
+    images: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="codec int8-pool2"):
+        run(images, backbone, tmp_path / "features", "int8-pool2")
+    assert not list(tmp_path.glob("features*"))

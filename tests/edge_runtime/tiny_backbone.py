@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from edge_runtime import formats
 from edge_runtime.preprocess import Preprocessing
@@ -15,6 +17,7 @@ from edge_runtime.preprocess import Preprocessing
 Array = np.ndarray[Any, Any]
 
 SIZE, TOKENS, EMBED_DIM = 8, 12, 16
+PREFIX = 1
 PREPROCESSING = {
     "size": SIZE,
     "resize": 9,
@@ -23,6 +26,13 @@ PREPROCESSING = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
+
+
+def with_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has backbones made with 2 x 2 patch tokens of 48 and no prefix token: one square to pool."""
+    here = sys.modules[__name__]
+    for name, value in (("TOKENS", 4), ("EMBED_DIM", 48), ("PREFIX", 0)):
+        monkeypatch.setattr(here, name, value)
 
 
 def preprocessing() -> Preprocessing:
@@ -47,7 +57,7 @@ def manifest(graph: bytes, dtype: str = "float32", scale: float = 1.0) -> format
         "taps": ["blocks.0"],
         "hierarchical": False,
         "tokens": TOKENS,
-        "prefix_tokens": 1,
+        "prefix_tokens": PREFIX,
         "embed_dim": EMBED_DIM,
         "norm_eps": 1e-6,
         "preprocessing": PREPROCESSING,

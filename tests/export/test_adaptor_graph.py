@@ -16,7 +16,7 @@ from edge_runtime.errors import ConfigError, DataError, ExportError
 from edge_runtime.graph_adaptor import GraphAdaptor
 from edge_runtime.graph_runners import tflite_interpreter
 from export import adaptor as exporter
-from export.adaptor import RUNTIMES, export_adaptor, sample_features, through
+from export.adaptor import GRAPH_CODECS, RUNTIMES, export_adaptor, sample_features, through
 from export.quantize import rounded
 from tests.export.adaptor_graphs import KINDS, adaptor_of, need
 
@@ -34,7 +34,7 @@ def torch_probabilities(adaptor: Adaptor, features: Any) -> Any:
     return logits.softmax(dim=1).numpy()
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", GRAPH_CODECS)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_graph_computes_what_pytorch_does(
@@ -109,12 +109,14 @@ def test_weights_beyond_float32_are_refused(tmp_path: Path) -> None:
 
 def test_a_codec_that_graphs_cannot_take_is_refused(tmp_path: Path) -> None:
     adaptor = adaptor_of()
-    adaptor.features["codec"] = "int3"
-    with pytest.raises(ConfigError, match="a graph cannot take codec 'int3'; choose --codec fl"):
-        export_adaptor(adaptor, tmp_path / "graph", "onnx")
+    with pytest.raises(ConfigError, match="a graph cannot take codec 'int4'; choose --codec fl"):
+        export_adaptor(adaptor, tmp_path / "graph", "onnx", codec="int4")
     need("onnx")
-    adaptor.features.clear()
-    assert export_adaptor(adaptor, tmp_path / "graph", "onnx").codec == "float32"
+    trained = {"int4": "float32", "int8-pool2": "int8", None: "float32"}
+    for number, (codec, expected) in enumerate(trained.items()):
+        adaptor.features["codec"] = codec or "float32"
+        found = export_adaptor(adaptor, tmp_path / str(number), "onnx")
+        assert found.codec == expected
 
 
 def test_onnx_takes_any_batch_and_leaves_activations_alone(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ def test_this_machine_passes() -> None:
     assert result.exit_code == 0
     assert content["passed"]
     assert content["numpy"] == np.__version__
-    assert len(content["checks"]) == 30
-    assert edgetune("selftest").stdout.count("ok ") == 30
+    assert len(content["checks"]) == 32
+    assert edgetune("selftest").stdout.count("ok ") == 32
 
 
 def test_an_exponential_off_by_a_thousandth_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_what_is_not_a_number_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Check("x", float("nan"), 0.0, at_least=True).passed
     monkeypatch.setattr(selftest, "CONFIGS", {"mean": golden.CONFIGS["mean"]})
     monkeypatch.setattr(ops, "exp_scores", lambda scores: scores.fill(np.nan))
-    monkeypatch.setattr(selftest, "CODECS", {})
+    monkeypatch.setattr(selftest, "PLAIN", {})
     result = edgetune("selftest", "--json")
     assert result.exit_code == 1
     assert all(check["found"] is None for check in json.loads(result.stdout)["checks"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -70,10 +71,24 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes the temporary files of `path` that killed processes left behind.
+
+    Only for a path that no other process writes to.
+    """
+    if path.parent.is_dir():
+        for name in os.listdir(path.parent):
+            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", name):
+                (path.parent / name).unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

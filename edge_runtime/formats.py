@@ -22,6 +22,7 @@ ADAPTOR = "edgetune.adaptor"
 GRAPH = "edgetune.graph"
 RUN = "edgetune.run"
 BOARD = "edgetune.board"
+CHECKPOINT = "edgetune.checkpoint"
 VERSION = 1
 MANIFEST = "manifest.json"
 FOLDERS = {BACKBONE: ("backbone", "export"), FEATURES: ("feature", "extract")}

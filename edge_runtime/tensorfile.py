@@ -134,7 +134,10 @@ def read_into(file: BinaryIO, offset: int, out: Array, path: Path) -> None:
 def fill(file: BinaryIO, offset: int, view: memoryview, path: Path) -> None:
     """Fills `view` with the bytes at `offset`; several threads may read one file."""
     while view:
-        count = os.preadv(file.fileno(), [view], offset)
+        try:
+            count = os.preadv(file.fileno(), [view], offset)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None  # with its name
         if not count:
             raise FormatError(f"{path}: ends {len(view)} bytes early; it is truncated")
         view, offset = view[count:], offset + count

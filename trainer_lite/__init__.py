@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer_lite.config import TrainConfig as TrainConfig
+    from trainer_lite.reports import TrainResult as TrainResult
     from trainer_lite.trainer import Trainer as Trainer
-    from trainer_lite.trainer import TrainResult as TrainResult
 
 _HOMES = {
     "TrainConfig": "trainer_lite.config",
     "Trainer": "trainer_lite.trainer",
-    "TrainResult": "trainer_lite.trainer",
+    "TrainResult": "trainer_lite.reports",
 }
 
 

@@ -14,11 +14,11 @@ from edge_runtime.sources import FeatureSource, prefetch
 Array = np.ndarray[Any, Any]
 
 
-def epoch_batches(rows: int, batch: int, seed: int, epoch: int) -> Iterator[Array]:
-    """Row indices of each batch of one epoch; the last batch may be smaller."""
+def epoch_batches(rows: int, batch: int, seed: int, epoch: int, first: int = 0) -> Iterator[Array]:
+    """Row indices of each batch of one epoch, from batch `first` on; the last may be smaller."""
     order = array("l", range(rows))  # a list would hold an object a row
     random.Random(f"order {seed} {epoch}").shuffle(order)
-    for start in range(0, rows, batch):
+    for start in range(first * batch, rows, batch):
         yield np.array(order[start : start + batch])
 
 

@@ -8,14 +8,15 @@ and what the run will write to, which is counted.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edge_runtime.allocate import allocate
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.errors import BudgetError
+from edge_runtime.errors import BudgetError, MismatchError
 from edge_runtime.flops import FLOPS_PER_MAC
 from edge_runtime.memory import (
     address_space_bytes,
@@ -61,6 +62,15 @@ class MemoryPlan:
     @property
     def lanes(self) -> int:
         return self.step.lanes
+
+    @property
+    def choice(self) -> dict[str, int]:
+        """What was chosen, and a CRC-32 of where each buffer lies: another run that agrees in
+        these computes in the same order in the same places."""
+        layouts = (self.step.layout, self.step.lane, self.step.evaluation)
+        offsets = repr([sorted(layout.offsets.items()) for layout in layouts])
+        crc = zlib.crc32(offsets.encode())
+        return {"tile": self.tile_images, "lanes": self.lanes, "layout": crc}
 
     @property
     def arena_bytes(self) -> int:
@@ -206,6 +216,26 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
         f"are the interpreter, numpy and the data's labels; a lower --rank, --blocks or "
         f"--batch-size, or features extracted with --codec int8, need less"
     )
+
+
+def planned_again(planner: Planner, choice: Mapping[str, int], budget: int | None) -> MemoryPlan:
+    """The plan that an earlier process chose, so that a run goes on with the same bits.
+
+    Raises:
+        BudgetError: it does not keep to this budget. MismatchError: there is no such plan here.
+    """
+    plan = planner.plan(choice["tile"], choice["lanes"])
+    if plan.choice != choice:
+        raise MismatchError(
+            f"the run to go on with was planned otherwise: {plan.choice} is not {dict(choice)}; "
+            f"use the edgetune that started it"
+        )
+    if budget is not None and plan.predicted_peak_rss_bytes > budget + JITTER:
+        raise BudgetError(
+            f"a memory budget of {mebibytes(budget)} is less than the run to go on with needs: "
+            f"with the same tiles as before it takes {mebibytes(plan.budget_bytes)}"
+        )
+    return plan
 
 
 def largest_that_fits(planner: Planner, lanes: int, budget: int) -> MemoryPlan | None:

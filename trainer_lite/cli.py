@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import time
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +17,25 @@ from edge_runtime.cli.common import (
     say,
     set_blas_threads,
 )
-from trainer_lite.options import training_options
+from trainer_lite.options import (
+    checkpoint_option,
+    every_option,
+    resume_option,
+    training_options,
+)
 
 if TYPE_CHECKING:
-    from trainer_lite.trainer import EpochReport, StepReport, TrainResult
+    from trainer_lite.checkpoint import Checkpoints
+    from trainer_lite.reports import TrainResult
 
 
 @click.command()
 @click.argument("features", type=PATH)
 @click.option("--out", required=True, type=PATH, help="The adaptor file to write.")
 @training_options
+@checkpoint_option
+@every_option
+@resume_option
 @force_option
 @json_option
 def train(
@@ -36,6 +43,9 @@ def train(
     out: Path,
     threads: int,
     memory_budget: int | None,
+    checkpoint: Path | None,
+    every: tuple[int | None, float | None] | None,
+    resume: bool,
     force: bool,
     as_json: bool,
     **options: Any,
@@ -46,45 +56,69 @@ def train(
     kept beside it, as OUT with `.best` before its suffix, from the moment it is known. The test
     split, if there is one, is only reported.
 
+    With --checkpoint, a run that was killed goes on when the same command is given again with
+    --resume, and ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at
+    once. A run that ends well empties the folder.
+
     \b
-    Example:
+    Examples:
       edgetune train features --out adaptor.safetensors --epochs 60
+      edgetune train features --out adaptor.safetensors --checkpoint run --resume
     """
+    if checkpoint is None and (resume or every is not None):
+        raise click.UsageError("--every and --resume need --checkpoint, the folder to use")
     set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
-    from edge_runtime.errors import BudgetError
     from edge_runtime.features import FeatureFolder
+    from trainer_lite.checkpoint import Checkpoints, Every
     from trainer_lite.config import TrainConfig
-    from trainer_lite.trainer import BudgetPassedError, Trainer
+    from trainer_lite.outputs import Outputs
+    from trainer_lite.reporter import Reporter
+    from trainer_lite.stops import InterruptedRunError, StoppedError
+    from trainer_lite.trainer import Trainer
 
+    outputs = Outputs(out)
     refuse_unwritable(out, force=force)
-    best_out = out.with_name(f"{out.stem}.best{out.suffix}")
     config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
-    if "val" in folder.split_names and config.fit_on == "train":
-        refuse_unwritable(best_out, force=force)
-    stopped = out.with_name(f"{out.stem}.stopped{out.suffix}")
-    if memory_budget is not None:
-        refuse_unwritable(stopped, force=force)
-    trainer = Trainer(
-        config,
-        memory_budget=memory_budget,
-        threads=threads,
-        on_best=lambda adaptor: adaptor.save(best_out),
-    )
-    images = folder.split("train").rows * config.epochs
+    outputs.refuse_others(config, folder, force=force, resume=resume)
+    checkpoints, stop = None, contextlib.nullcontext(None)
+    if checkpoint is not None:
+        from trainer_lite.signals import StopRequest
+
+        stop = StopRequest()  # type: ignore[assignment]
+        checkpoints = Checkpoints(
+            checkpoint, Every(*(every or ())), resume=resume, force=force, warn=say
+        )
+    rows = folder.split("train").rows
     if config.fit_on == "train+val" and "val" in folder.split_names:
-        images += folder.split("val").rows * config.epochs
-    with progress("training", images) as advance:
+        rows += folder.split("val").rows
+    steps = config.epochs * -(-rows // config.batch_size)
+    with stop as requested, progress("training", steps) as advance:
         reporter = Reporter(advance, config.epochs)
-        trainer.on_step, trainer.on_epoch = reporter.on_step, reporter.on_epoch
+        trainer = Trainer(
+            config,
+            on_step=reporter.on_step,
+            on_epoch=reporter.on_epoch,
+            on_best=lambda adaptor: adaptor.save(outputs.best),
+            on_warning=say,
+            memory_budget=memory_budget,
+            threads=threads,
+            checkpoints=checkpoints,
+            stop_requested=requested,
+        )
         try:
             result = trainer.fit(folder)
-        except BudgetPassedError as error:
-            error.adaptor.save(stopped)
-            raise BudgetError(f"{error}; what was learnt so far is in {stopped}") from None
-    result.adaptor.save(out)
-    summary = summarise(result)
+        except InterruptedRunError as error:
+            assert requested is not None
+            say(f"{error}" + (f"; --resume goes on from {checkpoint}" if error.saved else ""))
+            click.get_current_context().exit(requested.exit_code)
+        except StoppedError as error:
+            raise type(error)(f"{error}{outputs.keep(error)}") from None
+        result.adaptor.save(outputs.last)
+    if checkpoints is not None:
+        checkpoints.clear()
+    summary = summarise(result, checkpoints)
     if as_json:
         emit_json({"adaptor": str(out), "memory_budget_bytes": memory_budget, **summary})
         return
@@ -93,51 +127,34 @@ def train(
         if summary[name] is not None:
             click.echo(f"{name.replace('_', ' ')}: {summary[name]:.4f}")
     if result.best_epoch is not None:
-        click.echo(f"best epoch on val ({summary['best_epoch']}): {best_out}")
+        click.echo(f"best epoch on val ({summary['best_epoch']}): {outputs.best}")
+    if result.skipped_steps:
+        click.echo(f"{result.skipped_steps} steps skipped: loss or gradient was not finite")
     click.echo(
         f"{summary['images_per_second']:.0f} images/s, {result.seconds:.1f} s, "
         f"peak RSS {result.peak_rss_bytes / 2**20:.1f} MiB "
         f"(predicted {result.plan.predicted_peak_rss_bytes / 2**20:.1f}"
         + (f", budget {memory_budget / 2**20:.1f})" if memory_budget else ")")
     )
-
-
-class Reporter:
-    """Turns the trainer's reports into a progress note and a line an epoch."""
-
-    def __init__(self, advance: Any, epochs: int):
-        self.advance, self.epochs = advance, epochs
-        self.loss: float | None = None
-        self.accuracy = 0.0
-        self.images, self.started = 0, time.monotonic()
-        self.val = ""
-
-    def on_step(self, report: StepReport) -> None:
-        """Smooths loss and accuracy over about ten steps, and moves the bar."""
-        keep = 0.0 if self.loss is None else 0.9
-        self.loss = keep * (self.loss or 0.0) + (1 - keep) * report.loss
-        self.accuracy = keep * self.accuracy + (1 - keep) * report.accuracy
-        self.images += report.images
-        rate = self.images / max(time.monotonic() - self.started, 1e-9)
-        note = f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}{self.val}, {rate:.0f} images/s"
-        self.advance(report.images, note)
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """About ten lines a run, where no bar is drawn; the bar shows validation too."""
-        if report.val_accuracy is not None:
-            self.val = f", val {report.val_accuracy:.3f}"
-        due = report.epoch == self.epochs or report.epoch % max(1, self.epochs // 10) == 0
-        if sys.stderr.isatty() or not due:
-            return
-        say(
-            f"epoch {report.epoch}/{self.epochs}: loss {report.train_loss:.4f}, "
-            f"train {report.train_accuracy:.3f}{self.val}, {report.rate:.0f} images/s"
+    if checkpoints is not None:
+        click.echo(
+            f"{checkpoints.written} checkpoints, {checkpoints.seconds:.2f} s, "
+            f"{checkpoints.share:.1%} of this process's training time"
         )
 
 
-def summarise(result: TrainResult) -> dict[str, Any]:
+def summarise(result: TrainResult, checkpoints: Checkpoints | None) -> dict[str, Any]:
     """The run as one JSON object; accuracies are fractions."""
+    import dataclasses
+
     last, best = result.history[-1], result.best_epoch
+    saved = {}
+    if checkpoints is not None:
+        saved = {
+            "checkpoints_written": checkpoints.written,
+            "checkpoint_seconds": checkpoints.seconds,
+            "checkpoint_time_share": checkpoints.share,
+        }
     return {
         "test_accuracy": None if result.test is None else result.test.accuracy,
         "val_accuracy": last.val_accuracy,
@@ -148,11 +165,13 @@ def summarise(result: TrainResult) -> dict[str, Any]:
         "parameters": result.adaptor.config.parameter_count(),
         "epochs": len(result.history),
         "steps": result.steps,
+        "skipped_steps": result.skipped_steps,
         "seconds": result.seconds,
         "images_per_second": last.rate,
         "peak_rss_bytes": result.peak_rss_bytes,
         "predicted_peak_rss_bytes": result.plan.predicted_peak_rss_bytes,
         "arena_bytes": result.plan.arena_bytes,
         "tile_images": result.plan.tile_images,
+        **saved,
         "history": [dataclasses.asdict(report) for report in result.history],
     }

@@ -22,6 +22,8 @@ class TrainConfig:
         warmup: fraction of the steps in which the rate rises.
         fit_on: "train", or "train+val" for a last run when all is settled.
         drop_path: probability of dropping a block's contribution, an image at a time.
+        clip_norm: gradients longer than this (Euclidean, over all parameters) are scaled down to
+            it; None leaves them.
 
     Raises:
         ConfigError: a value out of its range.
@@ -40,6 +42,7 @@ class TrainConfig:
     fit_on: str = "train"
     label_smoothing: float = 0.0
     drop_path: float = 0.0
+    clip_norm: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,9 @@ class TrainConfig:
             raise ConfigError(f"the learning rate must be finite and above 0, not {self.rate}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"weight decay must be finite and not negative: {self.weight_decay}")
+        clip = self.clip_norm
+        if clip is not None and not (math.isfinite(clip) and clip > 0):
+            raise ConfigError(f"clip_norm must be finite and above 0, not {clip}")
         if not 0 <= self.warmup <= 1:
             raise ConfigError(f"warmup is a fraction of the run, 0 to 1, not {self.warmup}")
         if not -(1 << 63) < self.seed < 1 << 63:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ Array = np.ndarray[Any, Any]
 
 
 class Part:
-    """Rows of a source from `start` to `stop`."""
+    """Rows of a source from `start` to `stop`; `before` is called before each read."""
 
-    def __init__(self, source: FeatureSource, start: int, stop: int):
-        self.source, self.start = source, start
+    def __init__(self, source: FeatureSource, start: int, stop: int, before: Callable[[], object]):
+        self.source, self.start, self.before = source, start, before
         self.tokens, self.embed_dim = source.tokens, source.embed_dim
         self.labels = source.labels[start:stop]
 
@@ -27,14 +27,26 @@ class Part:
         return self.source.scratch_bytes(images)
 
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
+        self.before()
         self.source.read(rows + self.start, z, norms, scratch)
 
 
-def evaluate(predictors: Sequence[Predictor], source: FeatureSource) -> Evaluation:
-    """What one predictor would find, from several at once. Rows are cut at whole tiles."""
+def evaluate(
+    predictors: Sequence[Predictor],
+    source: FeatureSource,
+    before_tile: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """What one predictor would find, from several at once. Rows are cut at whole tiles.
+
+    `before_tile` may raise, to stop it.
+    """
     rows, tile, count = len(source.labels), predictors[0].tile_images, len(predictors)
     tiles = -(-rows // tile)
     bounds = [min(rows, tile * (tiles * index // count)) for index in range(count)] + [rows]
-    parts = [Part(source, start, stop) for start, stop in zip(bounds, bounds[1:]) if start < stop]
+    parts = [
+        Part(source, start, stop, before_tile)
+        for start, stop in zip(bounds, bounds[1:])
+        if start < stop
+    ]
     found = side_by_side([(p.evaluate, part) for p, part in zip(predictors, parts)])
     return Evaluation(np.sum([evaluation.confusion for evaluation in found], axis=0))

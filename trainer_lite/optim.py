@@ -17,6 +17,19 @@ Array = np.ndarray[Any, Any]
 CHUNK = 16384  # entries a pass: the work space stays in the L1 and L2 caches
 
 
+def gradient_norm(gradient: Array) -> float:
+    """Euclidean norm of a flat gradient; not finite where an entry is not, or where squares of
+    entries pass what their dtype holds, which would spoil AdamW's moments."""
+    parts = (gradient[start : start + CHUNK] for start in range(0, gradient.size, CHUNK))
+    return math.sqrt(sum(float(np.dot(part, part)) for part in parts))
+
+
+def clip(gradient: Array, norm: float, largest: float) -> None:
+    """Scales a gradient of that norm down to the largest allowed, as PyTorch does."""
+    if norm > largest:
+        np.multiply(gradient, largest / (norm + 1e-6), gradient)
+
+
 class AdamW:
     """Moments of one flat parameter vector, whose first `decayed` entries feel weight decay."""
 

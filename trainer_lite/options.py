@@ -12,7 +12,27 @@ import click
 from edge_runtime.cli.common import PATH
 
 UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 UNITS.update({"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30})
+
+
+class Interval(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """So many steps, as 200, or a time, as 30s, 10min or 2h: (steps, seconds), one of them None."""
+
+    name = "steps|time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, float | None]:
+        match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([a-z]*)\s*", str(value))
+        unit = None if match is None or not match[2] else SECONDS.get(match[2])
+        if match is None or float(match[1]) == 0 or (match[2] and unit is None):
+            self.fail(f"{value!r} is no interval; write steps, as 200, or 30s, 10min, 2h", param)
+        if unit is not None:
+            return None, float(match[1]) * unit
+        if not match[1].isdigit():
+            self.fail(f"{value!r} is no number of steps; write 200, or a time as 30s", param)
+        return int(match[1]), None
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
@@ -64,6 +84,9 @@ OPTIONS = [
     ),
     click.option("--drop-path", default=0.0, show_default=True, help="Chance to drop a block."),
     click.option(
+        "--clip-norm", type=float, help="Longest gradient; longer ones are scaled. [default: none]"
+    ),
+    click.option(
         "--seed", default=0, show_default=True, help="Of start values, order and drop-path."
     ),
     click.option(
@@ -97,6 +120,19 @@ def shape_options(command: Callable[..., Any]) -> Callable[..., Any]:
         command = option(command)
     return command
 
+
+checkpoint_option = click.option(
+    "--checkpoint", type=PATH, help="A folder to keep the run's state in, so that it can go on."
+)
+every_option = click.option(
+    "--every",
+    type=Interval(),
+    help="Steps, or a time (30s, 10min), from checkpoint to checkpoint. "
+    "[default: a minute; longer where that would cost over 2 % of the time]",
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on from the --checkpoint folder, if it holds a run."
+)
 
 board_option = click.option(
     "--board",

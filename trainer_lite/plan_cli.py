@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.cli.common import PATH, emit_json, json_option, say, set_blas_threads
-from trainer_lite.options import board_option, board_path, training_options
+from trainer_lite.options import (
+    board_option,
+    board_path,
+    checkpoint_option,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from trainer_lite.budget import MemoryPlan, Planner
@@ -54,6 +59,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
     help="With --shape.",
 )
 @training_options
+@checkpoint_option
 @board_option
 @json_option
 def plan(
@@ -64,6 +70,7 @@ def plan(
     codec: str,
     threads: int,
     memory_budget: int | None,
+    checkpoint: Path | None,
     board: Path | None,
     as_json: bool,
     **options: Any,
@@ -71,7 +78,8 @@ def plan(
     """What training on FEATURES would take: bytes, part by part, and MACs; it trains nothing.
 
     With --memory-budget, exits with 1 where the budget cannot be kept, and says the least that
-    can. All options of `edgetune train` may be given; they change the plan as they change the run.
+    can. The options of `edgetune train` may be given; they change the plan as they change the run.
+    With --checkpoint, a copy of the best epoch is counted, which such a run keeps.
     With a calibration (`edgetune calibrate`), of this machine or of another, an epoch's seconds
     are predicted as well.
 
@@ -95,7 +103,14 @@ def plan(
         data = prepare(config, FeatureFolder.open(features))
     else:
         data = prepare_shape(config, CODECS[codec], *(shape or (0, 0)), classes, images)
-    planner = Planner(data.adaptor, config, data.source, data.evaluated, threads=threads)
+    planner = Planner(
+        data.adaptor,
+        config,
+        data.source,
+        data.evaluated,
+        keep_best=checkpoint is not None and data.val is not None,
+        threads=threads,
+    )
     least = planner.plan(1).budget_bytes
     chosen = choose_tile(planner, memory_budget)
     steps = -(-len(data.source.labels) // config.batch_size)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.allocate import zeros
-from edge_runtime.errors import BudgetError, DataError
+from edge_runtime.errors import BudgetError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
@@ -20,61 +18,35 @@ from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource, prefetch
 from edge_runtime.weights import FusedWeights
 from trainer_lite.batches import drop_path_factors, epoch_batches, with_next
-from trainer_lite.budget import MemoryPlan, Planner, check_budget, check_limits, choose_tile
+from trainer_lite.budget import (
+    MemoryPlan,
+    Planner,
+    check_budget,
+    check_limits,
+    choose_tile,
+    planned_again,
+)
 from trainer_lite.build import build_step
+from trainer_lite.checkpoint import Checkpoints, closing
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
 from trainer_lite.evaluation import evaluate
-from trainer_lite.optim import AdamW
+from trainer_lite.generation import Generation
+from trainer_lite.optim import AdamW, clip, gradient_norm
 from trainer_lite.parameters import ParameterSet, views
+from trainer_lite.provenance import facts_of_run
+from trainer_lite.reports import EpochReport, StepReport, TrainResult
 from trainer_lite.schedule import learning_rate
+from trainer_lite.skipping import Skips
+from trainer_lite.state import State
+from trainer_lite.stops import (
+    BudgetPassedError,
+    InterruptedRunError,
+    NotFiniteError,
+    StoppedError,
+)
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch came to; accuracies are fractions, `rate` is images trained on a second."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_accuracy: float | None
-    rate: float
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step came to; `accuracy` is the batch's, a fraction."""
-
-    step: int
-    steps: int
-    images: int
-    loss: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run. `best` is the adaptor of the epoch with the best validation accuracy; None
-    where there was no validation, or where `on_best` took it. `test` is of the last epoch: test
-    never chooses anything."""
-
-    adaptor: Adaptor
-    best: Adaptor | None
-    history: list[EpochReport]
-    test: Evaluation | None
-    steps: int
-    seconds: float
-    peak_rss_bytes: int
-    plan: MemoryPlan
-
-    @property
-    def best_epoch(self) -> EpochReport | None:
-        """The first epoch with the best validation accuracy; None where there was none."""
-        if self.history[-1].val_accuracy is None:
-            return None
-        return max(self.history, key=lambda report: report.val_accuracy or 0.0)
 
 
 class Trainer:
@@ -84,10 +56,15 @@ class Trainer:
         on_step, on_epoch: called after each, for progress.
         on_best: takes the adaptor whenever validation got better, as views that change with the
             next step; without it a copy of the best is kept in memory.
+        on_warning: takes messages for people.
         memory_budget: bytes that the whole process may take (peak RSS), or None.
         threads: tiles that run side by side, as far as the budget allows; BLAS should have one
             thread then. The same number gives the same bits.
         tile: images a pass, in place of the planner's choice; the gradient does not depend on it.
+        checkpoints: where the run's state is kept; a run that goes on from there gives the same
+            bits as one that nothing interrupted.
+        stop_requested: asked between steps, and while it evaluates; the run then saves its state
+            and stops.
     """
 
     def __init__(
@@ -97,63 +74,62 @@ class Trainer:
         on_step: Callable[[StepReport], None] | None = None,
         on_epoch: Callable[[EpochReport], None] | None = None,
         on_best: Callable[[Adaptor], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
         memory_budget: int | None = None,
         threads: int = 1,
         tile: int | None = None,
+        checkpoints: Checkpoints | None = None,
+        stop_requested: Callable[[], bool] | None = None,
     ):
         self.config = config or TrainConfig()
         self.on_step, self.on_epoch, self.on_best = on_step, on_epoch, on_best
+        self.on_warning = on_warning or (lambda message: None)
         self.memory_budget, self.threads, self.tile = memory_budget, threads, tile
+        self.checkpoints = checkpoints
+        self.stop_requested = stop_requested or (lambda: False)
 
     def fit(self, features: FeatureFolder) -> TrainResult:
         """Trains on the folder's train split (or train + val), validates on val.
 
         Raises:
             ConfigError: options that do not fit these features.
-            DataError, FormatError: features that cannot be used.
+            DataError, FormatError: features that cannot be used, a checkpoint that cannot be read.
+            MismatchError: a checkpoint of another run.
             BudgetError: the memory budget cannot be kept; nothing was done.
-            BudgetPassedError: the run passed it, and was stopped.
+            StoppedError: the run was stopped; stops.py says why.
         """
-        with np.errstate(all="ignore"):  # what overflows ends in a loss that is refused
+        with np.errstate(all="ignore"), closing(self.checkpoints):  # what overflows is skipped
             return _Run(self, features).run()
 
 
-class BudgetPassedError(BudgetError):
-    """A run stopped because it passed its memory budget; `adaptor` is as far as it had come."""
-
-    def __init__(self, message: str, adaptor: Adaptor):
-        super().__init__(message)
-        self.adaptor = adaptor
-
-
 class _Run:
-    """The state of one training run."""
+    """One training run."""
 
     def __init__(self, trainer: Trainer, features: FeatureFolder):
         self.trainer, self.features, self.config = trainer, features, trainer.config
-        data = prepare(self.config, features)
+        config, checkpoints = self.config, trainer.checkpoints
+        data = prepare(config, features)
         self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val
         self.labels = self.source.labels
-        self.best: Array | None = None  # a copy, kept where nobody else does
-        keep = data.val is not None and trainer.on_best is None
+        saved = None
+        if checkpoints is not None:
+            facts = facts_of_run(config, trainer.threads, trainer.tile, features)
+            saved = checkpoints.open(facts)
+        keep = data.val is not None and (trainer.on_best is None or checkpoints is not None)
         planner = Planner(
             data.adaptor,
-            self.config,
+            config,
             data.source,
             data.evaluated,
             keep_best=keep,
             threads=trainer.threads,
         )
-        if trainer.tile is None:
-            self.plan = choose_tile(planner, trainer.memory_budget)
-        else:
-            self.plan = planner.plan(trainer.tile, trainer.threads)
+        self.plan = self._plan(planner, saved)
         check_limits(self.plan)
-        self.parameters = ParameterSet(self.adaptor_config)
-        self.parameters.initialise(self.config.seed)
-        if keep:
-            self.best = zeros(self.parameters.flat.shape, self.parameters.flat.dtype)
-        self.weights = FusedWeights(self.adaptor_config, self.parameters.values, Workspace())
+        parameters = ParameterSet(self.adaptor_config)
+        parameters.initialise(config.seed)
+        best = zeros(parameters.flat.shape, parameters.flat.dtype) if keep else None
+        self.weights = FusedWeights(self.adaptor_config, parameters.values, Workspace())
         self.step, self.predictors = build_step(
             self.weights,
             self.source,
@@ -161,95 +137,154 @@ class _Run:
             self.plan.step,
         )
         self.optimiser = AdamW(
-            self.parameters.flat,
+            parameters.flat,
             self.step.gradient,
-            decayed=self.parameters.decayed,
-            weight_decay=self.config.weight_decay,
+            decayed=parameters.decayed,
+            weight_decay=config.weight_decay,
         )
-        self.steps = self.config.epochs * math.ceil(len(self.labels) / self.config.batch_size)
-        self.done = 0
+        self.state = State(parameters, self.optimiser, best)
+        self.epoch_steps = math.ceil(len(self.labels) / config.batch_size)
+        self.steps = config.epochs * self.epoch_steps
+        if saved is not None:
+            self._resume(saved)
+        self.progress = self.state.progress
+        self.skips = Skips(self.step, self.labels, config, self.progress, trainer.on_warning)
+
+    def _plan(self, planner: Planner, saved: Generation | None) -> MemoryPlan:
+        trainer = self.trainer
+        if saved is not None:
+            return planned_again(planner, saved.plan, trainer.memory_budget)
+        if trainer.tile is None:
+            return choose_tile(planner, trainer.memory_budget)
+        return planner.plan(trainer.tile, trainer.threads)
+
+    def _resume(self, saved: Generation) -> None:
+        state = self.state
+        state.restore(saved, self.config.epochs, self.epoch_steps)
+        if "best" in state.arrays() and state.best is not None and self.trainer.on_best:
+            self.trainer.on_best(self._adaptor(state.best))
+        self.trainer.on_warning(f"resumed at step {state.progress.step} of {self.steps}")
 
     def run(self) -> TrainResult:
         try:
             return self._run()
+        except InterruptedRunError as error:
+            raise self._stopped(error) from None
+        except NotFiniteError as error:
+            self.state.progress = self.skips.sound
+            raise self._stopped(error) from None
         except BudgetError as error:
-            raise BudgetPassedError(str(error), self._adaptor(self.parameters.flat)) from None
+            raise self._stopped(BudgetPassedError(str(error))) from None
+
+    def _stopped(self, error: StoppedError) -> StoppedError:
+        """Saves what is worth it, and tells the error."""
+        if error.learnt:
+            error.adaptor = self._adaptor()
+            error.saved = self._save()
+        return error
 
     def _run(self) -> TrainResult:
-        started = time.monotonic()
-        history: list[EpochReport] = []
-        best_accuracy: float | None = None
-        for epoch in range(1, self.config.epochs + 1):
-            report = self._epoch(epoch)
-            history.append(report)
-            found = report.val_accuracy
-            if found is not None and (best_accuracy is None or found > best_accuracy):
-                best_accuracy = found
-                if self.best is not None:
-                    np.copyto(self.best, self.parameters.flat)
-                elif self.trainer.on_best:
-                    self.trainer.on_best(self._adaptor(self.parameters.flat))
+        progress, state, on_best = self.progress, self.state, self.trainer.on_best
+        progress.start_clock()
+        while progress.epoch <= self.config.epochs:
+            self._train_epoch()
+            self.skips.check()
+            accuracy = None if self.val is None else self._evaluate(self.val).accuracy
+            report = progress.end_epoch(accuracy)
+            if accuracy is not None and (progress.best is None or accuracy > progress.best):
+                progress.best = accuracy
+                if state.best is not None:
+                    np.copyto(state.best, state.parameters.flat)
+                if on_best:
+                    on_best(self._adaptor())
             if self.trainer.on_epoch:
                 self.trainer.on_epoch(report)
         names = self.features.split_names
         test = self._evaluate(self.features.split("test")) if "test" in names else None
-        last = self._adaptor(self.parameters.flat)
         return TrainResult(
-            adaptor=last,
-            best=None if self.best is None else self._adaptor(self.best),
+            adaptor=self._adaptor(),
+            best=None if on_best or state.best is None else self._adaptor(state.best),
             plan=self.plan,
-            history=history,
+            history=progress.history,
             test=test,
-            steps=self.done,
-            seconds=time.monotonic() - started,
+            steps=progress.step,
+            skipped_steps=progress.skipped,
+            seconds=progress.seconds,
             peak_rss_bytes=peak_rss_bytes(),
         )
 
-    def _epoch(self, epoch: int) -> EpochReport:
-        config, started = self.config, time.monotonic()
-        total_loss, total_correct = 0.0, 0
-        batches = epoch_batches(len(self.labels), config.batch_size, config.seed, epoch)
-        for rows, following in with_next(batches):
+    def _train_epoch(self) -> None:
+        """The steps of this epoch that are still to be done."""
+        config, progress = self.config, self.progress
+        done = progress.step - len(progress.history) * self.epoch_steps
+        rows, epoch = len(self.labels), progress.epoch
+        batches = epoch_batches(rows, config.batch_size, config.seed, epoch, done)
+        for batch, following in with_next(batches):
+            self._between_steps()
             if following is not None:
                 prefetch(self.source, following)
-            loss, correct = self._step(rows)
-            total_loss += loss
-            total_correct += correct
-            if self.trainer.on_step:
-                count = len(rows)
-                self.trainer.on_step(
-                    StepReport(self.done, self.steps, count, loss / count, correct / count)
-                )
-        count, seconds = len(self.labels), time.monotonic() - started
-        accuracy = None if self.val is None else self._evaluate(self.val).accuracy
-        return EpochReport(
-            epoch, total_loss / count, total_correct / count, accuracy, count / max(seconds, 1e-9)
-        )
+            self._step(batch)
+            progress.spend(training=True)
+            check_budget(self.trainer.memory_budget)
+        self._between_steps()
 
-    def _step(self, rows: Array) -> tuple[float, int]:
-        """One batch: (summed loss, images classified rightly)."""
-        config, drop = self.config, None
+    def _step(self, rows: Array) -> None:
+        """One batch: an update, or a step that is skipped."""
+        config, progress, drop = self.config, self.progress, None
         if config.drop_path > 0:
-            blocks = self.adaptor_config.blocks
-            drop = drop_path_factors(config.drop_path, blocks, len(rows), config.seed, self.done)
+            blocks, seed = self.adaptor_config.blocks, config.seed
+            drop = drop_path_factors(config.drop_path, blocks, len(rows), seed, progress.step)
         loss, correct = self.step.run(rows, self.labels[rows], drop)
-        if not math.isfinite(loss):
-            raise DataError(
-                f"the loss stopped being finite at step {self.done + 1}; try a lower --lr "
-                f"(now {config.rate:g})"
+        norm = gradient_norm(self.step.gradient)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.skips.skip(rows)
+            return
+        if config.clip_norm is not None:
+            clip(self.step.gradient, norm, config.clip_norm)
+        self.optimiser.step(learning_rate(progress.step, self.steps, config.rate, config.warmup))
+        count = len(rows)
+        progress.updated(loss, correct, count)
+        self.skips.passed(rows)
+        if self.trainer.on_step:
+            self.trainer.on_step(
+                StepReport(progress.step, self.steps, count, loss / count, correct / count)
             )
-        self.optimiser.step(learning_rate(self.done, self.steps, config.rate, config.warmup))
-        self.done += 1
-        check_budget(self.trainer.memory_budget)
-        return loss, correct
+
+    def _between_steps(self) -> None:
+        """Where a run may stop, and its state may be saved."""
+        self._check_stop()
+        checkpoints = self.trainer.checkpoints
+        if checkpoints is not None and checkpoints.due(self.progress.step):
+            self._save()
+            self.progress.spend(training=True)
+
+    def _check_stop(self) -> None:
+        if self.trainer.stop_requested():
+            raise InterruptedRunError(f"stopped at step {self.progress.step} of {self.steps}")
+
+    def _save(self) -> bool:
+        """Writes a checkpoint of the state as it is; False where there is no folder for it, or no
+        room: a run does not end for that."""
+        checkpoints, state = self.trainer.checkpoints, self.state
+        if checkpoints is None:
+            return False
+        try:
+            checkpoints.save(state.arrays(), state.progress, self.plan.choice)
+        except OSError as error:
+            self.trainer.on_warning(f"warning: no checkpoint was written: {error}")
+            return False
+        return True
 
     def _evaluate(self, source: FeatureSource) -> Evaluation:
         self.weights.refresh()
-        return evaluate(self.predictors, source)
+        found = evaluate(self.predictors, source, self._check_stop)
+        self.progress.spend(training=False)
+        return found
 
-    def _adaptor(self, flat: Array) -> Adaptor:
-        """An adaptor whose parameters are views of `flat`."""
+    def _adaptor(self, flat: Array | None = None) -> Adaptor:
+        """An adaptor whose parameters are views of `flat`, or of the run's own."""
         features = self.features
+        flat = self.state.parameters.flat if flat is None else flat
         return Adaptor(
             self.adaptor_config,
             views(self.adaptor_config, flat),

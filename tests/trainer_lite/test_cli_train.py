@@ -12,7 +12,8 @@ from edge_runtime.adaptor import Adaptor
 from edge_runtime.features import FeatureFolder
 from tests.command_line import Outcome, edgetune
 from tests.feature_folders import Written, write_features
-from trainer_lite.trainer import TrainConfig, Trainer
+from trainer_lite.config import TrainConfig
+from trainer_lite.trainer import Trainer
 
 FAST = ("--epochs", 2, "--batch-size", 8)
 

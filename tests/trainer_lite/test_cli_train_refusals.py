@@ -66,8 +66,7 @@ OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "smoothing": (("--label-smoothing", 1), "label_smoothing must be at least 0 and below 1"),
     "drop-path": (("--drop-path", "nan"), "drop_path must be at least 0 and below 1"),
     "seed": (("--seed", 2**63), "the seed must fit in 64 bits"),
-    "diverges": (("--lr", 1e30), "stopped being finite at step 2; try a lower --lr (now 1e+30)"),
-    "decays away": (("--weight-decay", 1e9), "not finite"),
+    "clip": (("--clip-norm", 0), "clip_norm must be finite and above 0, not 0"),
 }
 
 
@@ -140,6 +139,21 @@ def test_damage_in_the_test_split_is_found_before_training(
     assert "its CRC-32" in train(written.path, tmp_path / "a").error
 
 
+@pytest.mark.parametrize(
+    ("option", "step", "rate"),
+    [(("--lr", 1e30), 2, "1e+30"), (("--weight-decay", 1e9), 3, "0.003")],
+)
+def test_a_run_that_diverges_is_refused_and_nothing_is_written(
+    option: tuple[object, ...], step: int, rate: str, written: Written, tmp_path: Path
+) -> None:
+    outcome = train(written.path, tmp_path / "new" / "a", *option)
+    assert (outcome.exit_code, outcome.stdout) == (1, "")
+    *warnings, line = outcome.stderr.splitlines()
+    assert f"stopped being finite at step {step}; try a lower --lr (now {rate})" in line
+    assert all(warning.startswith("warning: step ") for warning in warnings)
+    assert files(tmp_path) == []
+
+
 def test_a_single_class_cannot_be_learnt(tmp_path: Path) -> None:
     written = write_features(tmp_path / "features", classes=1)
     assert "at least two classes are needed" in train(written.path, tmp_path / "a").error
@@ -161,7 +175,7 @@ def test_an_interrupted_training_writes_nothing(
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer_lite.cli.Reporter.on_step", stop)
+    monkeypatch.setattr("trainer_lite.reporter.Reporter.on_step", stop)
     outcome = train(written.path, tmp_path / "a")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (130, "", "\nstopped\n")
     assert files(tmp_path) == []

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "trainer_lite.cli:train",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
+    "codecs": "trainer_lite.codecs_cli:codecs",
     "profile": "trainer_lite.profile_cli:profile",
     "calibrate": "trainer_lite.calibrate_cli:calibrate",
     "selftest": "trainer_lite.selftest_cli:selftest",

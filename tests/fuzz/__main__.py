@@ -26,6 +26,7 @@ NAMES = (
     "features-manifest",
     "backbone-manifest",
     "board",
+    "checkpoint",
     "request",
     "answer",
     "image",

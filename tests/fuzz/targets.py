@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -32,7 +33,9 @@ from edge_runtime.runtimes import runtime_of
 from tests.edge_runtime import tiny_backbone
 from tests.feature_folders import BACKBONE, write_features
 from tests.problems import config_of, random_parameters
+from trainer_lite import generation
 from trainer_lite.board import Board
+from trainer_lite.progress import Progress
 
 TOKENS, DIM = 3, 4
 
@@ -113,6 +116,15 @@ def board(data: bytes) -> None:
     Board.load(put("board.json", data)).speedup(3)
 
 
+def checkpoint(data: bytes) -> None:
+    """With the checksum made right, or what lies behind it would never be reached."""
+    with (
+        mock.patch("trainer_lite.generation.header_crc", return_value=0),
+        mock.patch("zlib.crc32", return_value=0),
+    ):
+        generation.load(put("checkpoint.safetensors", data))
+
+
 def request(data: bytes) -> None:
     """First byte: whether and how the length of the JSON is announced."""
     lengths = [None, "0", str(len(data) - 1), str(len(data) // 2), "-1", "1e3", "9" * 30]
@@ -176,6 +188,18 @@ def board_seeds() -> list[bytes]:
     return [(folder() / "seed.json").read_bytes()]
 
 
+def checkpoint_seeds() -> list[bytes]:
+    """A run's last generation, its checksum replaced by the one that `checkpoint` computes."""
+    path, arrays = folder() / "checkpoint-seed", {"parameters": np.ones(3, np.float32)}
+    facts, plan = {"numpy": "2"}, {"tile": 2, "lanes": 1, "layout": 7}
+    with (
+        mock.patch("trainer_lite.generation.header_crc", return_value=0),
+        mock.patch("zlib.crc32", return_value=0),
+    ):
+        generation.write(path, arrays, Progress(), facts, plan)
+    return [path.read_bytes()]
+
+
 def message_seeds(tensors: str) -> list[bytes]:
     stored, scale = encode(CODECS["int8"], np.ones((2, 3, 4), np.float32))
     assert scale is not None
@@ -225,6 +249,7 @@ TARGETS = {
     "features-manifest": Target(features_manifest, manifest_seeds),
     "backbone-manifest": Target(backbone_manifest, backbone_seeds),
     "board": Target(board, board_seeds),
+    "checkpoint": Target(checkpoint, checkpoint_seeds),
     "request": Target(request, lambda: message_seeds("inputs")),
     "answer": Target(answer, lambda: message_seeds("outputs")),
     "image": Target(image, image_seeds),

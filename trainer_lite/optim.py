@@ -14,6 +14,11 @@ from edge_runtime.allocate import zeros
 
 Array = np.ndarray[Any, Any]
 
+# Moments whose gradient stays 0 shrink until they are denormal, and there rounding keeps them for
+# ever; many processors are slow at those. Below TINY they are 0: what they would add to a parameter
+# is far below float32's resolution, and 64 updates shrink one a thousandfold at most.
+TINY = 1e-30
+FLUSH_EVERY = 64  # updates
 CHUNK = 16384  # entries a pass: the work space stays in the L1 and L2 caches
 
 
@@ -76,3 +81,6 @@ class AdamW:
             np.divide(m, work, work)
             work *= size
             p -= work
+            if self.steps % FLUSH_EVERY == 0:
+                np.putmask(m, np.abs(m, work) < TINY, 0)
+                np.putmask(v, v < TINY, 0)

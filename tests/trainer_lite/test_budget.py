@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,20 @@ def test_the_peak_is_what_was_predicted(features: Path, tmp_path: Path, options:
     found = trained(features, tmp_path / "a.safetensors", *options)
     ratio = found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"]
     assert 1.0 <= ratio < 1.05
+
+
+def test_the_peak_with_checkpoints_is_what_was_predicted(features: Path, tmp_path: Path) -> None:
+    saved = ("--checkpoint", tmp_path / "run", "--every", 1)
+    plan = json.loads(edgetune("plan", features, *saved[:2], "--json").stdout)
+    budget = plan["least_budget_bytes"]
+    options = (*saved, "--resume", "--memory-budget", budget, "--epochs", 8)
+    fault = [sys.executable, "-m", "tests.faulty", '{"kill": "replaced", "at": 9}']
+    command = (*fault, "train", features, "--out", tmp_path / "a", *options)
+    assert subprocess.run([str(part) for part in command], cwd=ROOT).returncode == -signal.SIGKILL
+    found = trained(features, tmp_path / "a", *options)
+    assert found["checkpoints_written"] >= 4
+    assert found["peak_rss_bytes"] <= budget
+    assert 1.0 <= found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < 1.05
 
 
 def test_a_smaller_budget_means_smaller_tiles_and_the_same_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ torch = pytest.importorskip("torch")
 
 from tests.problems import config_of, problem_of, random_parameters, step_of  # noqa: E402
 from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
+from trainer_lite.optim import AdamW  # noqa: E402
+from trainer_lite.parameters import ParameterSet  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {
     "one block, mean": {"blocks": 1},
@@ -80,3 +83,55 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
     assert correct == int((logits.argmax(1).numpy() == problem.labels).sum())
     for name, leaf in leaves.items():
         assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name
+
+
+OUTLIERS: dict[str, Any] = {
+    "none": lambda z: None,
+    "tokens of a thousandfold norm": lambda z: z.__setitem__(np.s_[:, 3:5], z[:, 3:5] * 1000),
+    "tokens of a thousandth": lambda z: z.__setitem__(np.s_[:, 3:5], z[:, 3:5] / 1000),
+    "one channel of some tokens": lambda z: z.__setitem__(np.s_[:, ::3, 7], 3e4),
+    "a token far off zero": lambda z: z.__setitem__(np.s_[:, 2], z[:, 2] + 1000),
+}
+
+
+@pytest.mark.parametrize("case", OUTLIERS)
+def test_extreme_tokens_train_as_in_pytorch(case: str) -> None:
+    """Twenty steps in float32 beside PyTorch's in float32, both against PyTorch's in float64."""
+    config = config_of(tokens=30, embed_dim=48, rank=8, blocks=4, input_rms=6.0)
+    problem = problem_of(config, 16, np.float32)
+    OUTLIERS[case](problem.features)
+    parameters = random_parameters(config, np.float32)
+    exact, single = (torch_losses(config, parameters, problem, kind) for kind in ("f8", "f4"))
+    found = our_losses(parameters, problem)
+    assert all(math.isfinite(loss) for loss in found)
+    ours, theirs = (max(abs(a - b) for a, b in zip(one, exact)) for one in (found, single))
+    assert ours < max(4 * theirs, 1e-5), (ours, theirs)
+
+
+def torch_losses(config: Any, parameters: Any, problem: Any, kind: str) -> list[float]:
+    """Losses of twenty steps of PyTorch's AdamW."""
+    leaves = to_torch({name: array.astype(kind) for name, array in parameters.items()})
+    optimiser = torch.optim.AdamW(leaves.values(), lr=1e-3, weight_decay=0.0)
+    z, labels, losses = torch.tensor(problem.features.astype(kind)), problem.labels, []
+    for _ in range(20):
+        optimiser.zero_grad()
+        logits = adaptor_logits(config, leaves, z)
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+def our_losses(parameters: Any, problem: Any) -> list[float]:
+    """The same of ours, in tiles."""
+    made = ParameterSet(problem.config)
+    for name, array in parameters.items():
+        made.values[name][...] = array
+    step = step_of(made.values, problem, batch=16, tile=4)
+    optimiser = AdamW(made.flat, step.gradient, decayed=made.decayed, weight_decay=0.0)
+    losses = []
+    for _ in range(20):
+        losses.append(step.run(np.arange(16), problem.labels)[0] / 16)
+        optimiser.step(1e-3)
+    return losses

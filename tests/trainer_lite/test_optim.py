@@ -50,3 +50,17 @@ def test_rate_rises_linearly_and_falls_as_a_cosine() -> None:
 def test_rate_without_warm_up_and_of_one_step() -> None:
     assert learning_rate(0, 1, 3.0, 0.0) == 3.0
     assert learning_rate(0, 10, 3.0, 1.0) == pytest.approx(0.3)
+
+
+def test_moments_without_a_gradient_never_become_denormal() -> None:
+    parameters, gradient = np.ones(3, np.float32), np.array([1e-3, 0, 1e-14], np.float32)
+    optimiser = AdamW(parameters, gradient, decayed=0, weight_decay=0.0)
+    optimiser.first[:2], optimiser.second[:2] = 1e-3, 1e-29
+    least = np.finfo(np.float32).tiny
+    for _ in range(8_000):
+        optimiser.step(1e-3)
+        for moment in (optimiser.first, optimiser.second):
+            assert not ((moment != 0) & (np.abs(moment) < least)).any()
+    assert optimiser.first[1] == optimiser.second[1] == 0
+    assert optimiser.first[0] == pytest.approx(1e-3, rel=1e-3)
+    assert optimiser.second[0] == pytest.approx(1e-6, rel=1e-2)

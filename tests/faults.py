@@ -120,7 +120,7 @@ class Site:
             preexec_fn=before,
         )
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> Ended:
+    def finish(self, process: subprocess.Popen[str], timeout: float = 600) -> Ended:
         """Waits for a process."""
         stdout, stderr = process.communicate(timeout=timeout)
         return Ended(process.returncode, stdout, stderr)

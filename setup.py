@@ -64,6 +64,7 @@ setup(
         "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
         "serve": SERVE,
         "demo": ["scikit-learn>=1.3", *EXPORT],
+        "bench": ["matplotlib>=3.7", "pyarrow>=14", *EXPORT],
         "fuzz": ["atheris>=2.3"],
         "dev": [
             "pytest>=8",

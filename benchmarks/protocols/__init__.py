@@ -1,0 +1,1 @@
+"""The protocols that papers on adaptation report: VTAB-1k, few shots, domain generalisation."""

@@ -37,7 +37,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 32
     lr: float | None = None
-    weight_decay: float = 0.05
+    weight_decay: float = 1.0
     warmup: float = 0.1
     fit_on: str = "train"
     label_smoothing: float = 0.0

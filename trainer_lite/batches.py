@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import random
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from edge_runtime.sources import FeatureSource, prefetch
+from trainer_lite.draws import draws, shuffle
 
 Array = np.ndarray[Any, Any]
 
 
 def epoch_batches(rows: int, batch: int, seed: int, epoch: int, first: int = 0) -> Iterator[Array]:
     """Row indices of each batch of one epoch, from batch `first` on; the last may be smaller."""
-    order = array("l", range(rows))  # a list would hold an object a row
-    random.Random(f"order {seed} {epoch}").shuffle(order)
+    order = np.arange(rows)
+    shuffle(order, draws(f"order {seed} {epoch}"))
     for start in range(first * batch, rows, batch):
-        yield np.array(order[start : start + batch])
+        yield order[start : start + batch]
 
 
 def with_next(batches: Iterable[Array]) -> Iterator[tuple[Array, Array | None]]:
@@ -35,7 +34,7 @@ def with_next(batches: Iterable[Array]) -> Iterator[tuple[Array, Array | None]]:
 
 def drop_path_factors(rate: float, blocks: int, images: int, seed: int, step: int) -> Array:
     """Drop-path (arXiv 1603.09382) factors 0 or 1 / (1 - rate), (blocks, images)."""
-    draw = random.Random(f"drop {seed} {step}").random
+    draw = draws(f"drop {seed} {step}")
     kept = [draw() >= rate for _ in range(blocks * images)]
     return np.array(kept, np.float32).reshape(blocks, images) / np.float32(1 - rate)
 

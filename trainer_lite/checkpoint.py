@@ -3,11 +3,10 @@ to the newer."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,13 +181,3 @@ class Checkpoints:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-@contextlib.contextmanager
-def closing(checkpoints: Checkpoints | None) -> Iterator[None]:
-    """Gives up the folder at the end of a run."""
-    try:
-        yield
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()

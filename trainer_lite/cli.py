@@ -70,7 +70,6 @@ def train(
     set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
     from edge_runtime.features import FeatureFolder
-    from trainer_lite.checkpoint import Checkpoints, Every
     from trainer_lite.config import TrainConfig
     from trainer_lite.outputs import Outputs
     from trainer_lite.reporter import Reporter
@@ -84,6 +83,7 @@ def train(
     outputs.refuse_others(config, folder, force=force, resume=resume)
     checkpoints, stop = None, contextlib.nullcontext(None)
     if checkpoint is not None:
+        from trainer_lite.checkpoint import Checkpoints, Every
         from trainer_lite.signals import StopRequest
 
         stop = StopRequest()  # type: ignore[assignment]

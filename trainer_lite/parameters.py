@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Any
 
 import numpy as np
 
 from edge_runtime.allocate import zeros
 from edge_runtime.config import AdaptorConfig, is_matrix
+from trainer_lite.draws import draws
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +40,7 @@ class ParameterSet:
         if "blocks.qkv" in self.values:
             qkv = self.values["blocks.qkv"].reshape(-1)
             bound = math.sqrt(3.0 / self.values["blocks.qkv"].shape[2])
-            draw = random.Random(seed).random
+            draw = draws(f"start {seed}")
             for start in range(0, qkv.size, 1024):
                 part = qkv[start : start + 1024]
                 part[:] = [bound * (2 * draw() - 1) for _ in range(part.size)]

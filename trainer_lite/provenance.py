@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,8 @@ def facts_of_run(
     config: TrainConfig, threads: int, tile: int | None, features: FeatureFolder
 ) -> Facts:
     """By name: options, features, versions, and what computes here. No value is a list."""
+    import platform  # a tenth of a megabyte, for runs that are saved
+
     listed = {k: v for k, v in features.manifest.items() if k != "versions"}
     return {
         **config.to_json(),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_runtime.errors import FormatError
-from trainer_lite.generation import Generation
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 from trainer_lite.progress import Progress
+
+if TYPE_CHECKING:
+    from trainer_lite.generation import Generation
 
 Array = np.ndarray[Any, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,14 +27,11 @@ from trainer_lite.budget import (
     planned_again,
 )
 from trainer_lite.build import build_step
-from trainer_lite.checkpoint import Checkpoints, closing
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
 from trainer_lite.evaluation import evaluate
-from trainer_lite.generation import Generation
 from trainer_lite.optim import AdamW, clip, gradient_norm
 from trainer_lite.parameters import ParameterSet, views
-from trainer_lite.provenance import facts_of_run
 from trainer_lite.reports import EpochReport, StepReport, TrainResult
 from trainer_lite.schedule import learning_rate
 from trainer_lite.skipping import Skips
@@ -45,6 +42,10 @@ from trainer_lite.stops import (
     NotFiniteError,
     StoppedError,
 )
+
+if TYPE_CHECKING:
+    from trainer_lite.checkpoint import Checkpoints
+    from trainer_lite.generation import Generation
 
 Array = np.ndarray[Any, Any]
 
@@ -98,8 +99,12 @@ class Trainer:
             BudgetError: the memory budget cannot be kept; nothing was done.
             StoppedError: the run was stopped; stops.py says why.
         """
-        with np.errstate(all="ignore"), closing(self.checkpoints):  # what overflows is skipped
-            return _Run(self, features).run()
+        with np.errstate(all="ignore"):  # what overflows is skipped
+            try:
+                return _Run(self, features).run()
+            finally:
+                if self.checkpoints is not None:
+                    self.checkpoints.close()
 
 
 class _Run:
@@ -113,6 +118,8 @@ class _Run:
         self.labels = self.source.labels
         saved = None
         if checkpoints is not None:
+            from trainer_lite.provenance import facts_of_run  # not in memory where none is saved
+
             facts = facts_of_run(config, trainer.threads, trainer.tile, features)
             saved = checkpoints.open(facts)
         keep = data.val is not None and (trainer.on_best is None or checkpoints is not None)

@@ -41,6 +41,7 @@ OPERATION_OBJECTS = 768
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 48 << 20  # that BLAS reserves when two lanes multiply at once, and a thread's own
+SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
@@ -102,12 +103,12 @@ class MemoryPlan:
     @property
     def address_space_bytes(self) -> int:
         """Address space that a run needs: a limit (ulimit -v) that it gets by with."""
-        return self.held_space_bytes + self.mapped_bytes + JITTER
+        return self.held_space_bytes + self.mapped_bytes + SPACE_JITTER
 
     @property
     def data_segment_bytes(self) -> int:
         """Data segment that a run needs: a limit (ulimit -d) that it gets by with."""
-        return self.held_data_bytes + self.mapped_bytes + JITTER
+        return self.held_data_bytes + self.mapped_bytes + SPACE_JITTER
 
     @property
     def flops_per_step(self) -> int:
@@ -254,7 +255,7 @@ def largest_that_fits(planner: Planner, lanes: int, budget: int) -> MemoryPlan |
 
 def check_limits(plan: MemoryPlan) -> None:
     """BudgetError where this process may not map what the plan needs."""
-    needs = (plan.held_space_bytes, plan.held_data_bytes)  # this process's, so without JITTER
+    needs = (plan.held_space_bytes, plan.held_data_bytes)  # this process's, so without SPACE_JITTER
     names = ("address space (ulimit -v)", "data segment (ulimit -d)")
     for name, need, limit in zip(names, needs, limits()):
         if limit is not None and need + plan.mapped_bytes > limit:

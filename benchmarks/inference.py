@@ -144,7 +144,7 @@ def latencies(files: dict[str, Path], repeats: int) -> dict[str, dict[str, Any]]
 
     import numpy as np
 
-    from benchmarks.training_step import alternate, median_ratio
+    from benchmarks.timing import alternate, median_ratio
 
     questions = {name: question(path) for name, path in files.items()}
     expected = questions["numpy"]()
@@ -182,9 +182,11 @@ def memory(path: Path, whole_job: bool) -> int:
     from edge_runtime.memory import rss_bytes
 
     if whole_job:
-        import http.client  # noqa: F401
-
         import PIL.Image
+
+        from edge_runtime.plain_http import http_client
+
+        http_client(secure=False)
 
         file = io.BytesIO()
         PIL.Image.new("RGB", (320, 240)).save(file, "JPEG")

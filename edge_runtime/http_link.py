@@ -6,7 +6,6 @@ a request a longest time for retries. Redirects are not followed: they could car
 
 from __future__ import annotations
 
-import http.client
 import random
 import time
 from collections.abc import Mapping
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edge_runtime.errors import ConfigError, ServerError
+from edge_runtime.plain_http import http_client
 
 if TYPE_CHECKING:
+    import http.client
     import ssl
 
-RETRIED = (OSError, http.client.HTTPException)
 FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 LONGEST_RETRY_AFTER = 60.0
 MAX_ERROR_BYTES = 1 << 16
@@ -69,6 +69,7 @@ class Link:
     ):
         self.url = url.rstrip("/")
         self._secure, self._host, self._port, self._prefix = _parts(self.url)
+        self._http = http_client(self._secure)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._context = _context(ca) if self._secure else None
         if ca is not None and not self._secure:
@@ -102,7 +103,7 @@ class Link:
             reused = self._connection is not None
             try:
                 answer = self._once(method, path, body, {**self._headers, **headers}, most)
-            except RETRIED as error:
+            except (OSError, self._http.HTTPException) as error:
                 self.close()
                 self._refuse_untrusted(error)
                 if reused and began is None:  # a server may close a connection that was idle
@@ -163,13 +164,13 @@ class Link:
             self.close()
             raise ServerError(f"{self.url} sends more than the {most} bytes that make sense here")
         if announced is not None and len(data) != announced:
-            raise http.client.IncompleteRead(data, announced - len(data))
+            raise self._http.IncompleteRead(data, announced - len(data))
         return data
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._context is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        return http.client.HTTPSConnection(
+            return self._http.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return self._http.HTTPSConnection(
             self._host, self._port, timeout=self._timeout, context=self._context
         )
 

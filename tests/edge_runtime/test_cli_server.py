@@ -36,7 +36,7 @@ from tests.serving import (
     self_signed,
     wait_until,
 )
-from tests.test_imports import COMMAND, DEVICE, run
+from tests.test_imports import COMMAND, DEVICE, printed, run
 
 for module in ("onnx", "onnxruntime", "PIL", "starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(module)
@@ -294,6 +294,22 @@ def test_a_device_needs_numpy_alone(adaptor: Path, server: Running, tmp_path: Pa
     write_image(tmp_path / "one.bmp", 1)
     bare = run(COMMAND, "predict", tmp_path / "one.bmp", *options, allowed=DEVICE)
     assert "pip install 'edgetune[vision]'" in bare.stderr
+
+
+def test_prediction_by_http_loads_no_openssl(
+    adaptor: Path, server: Running, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "one.bmp", 1)  # which Pillow decodes here
+    code = """
+import atexit, json
+import numpy
+before = set(sys.modules)  # numpy 1 loads OpenSSL by itself
+atexit.register(lambda: print(json.dumps(sorted(set(sys.modules) - before))))
+"""
+    options = ("--adaptor", adaptor, "--server", server.url)
+    loaded = printed(run(code + COMMAND, "predict", tmp_path / "one.bmp", *options))
+    assert "PIL.Image" in loaded and "edge_runtime.http_link" in loaded
+    assert not {"ssl", "_ssl", "_hashlib"} & set(loaded)
 
 
 def test_tokens_and_tls(images: Path, backbone: Path, tmp_path: Path) -> None:

@@ -110,11 +110,14 @@ def predict(
             "IMAGES need --backbone, the folder that `edgetune export` wrote, or --server, a URL"
         )
     set_blas_threads(1)  # one image is too little work for two, and each takes memory
+    from edge_runtime.allocate import map_large_blocks
     from edge_runtime.runtimes import open_adaptor
     from edge_runtime.together import Together
 
     together = Together([open_adaptor(path, runtime) for path in adaptors])
     streaming = watch is not None or images == (STDIN,)
+    if streaming:
+        map_large_blocks()
     remote = None if server is None else connect(server, token_file, ca, timeout)
     if features is not None:
         asked = of_features(together, features, split)

@@ -41,7 +41,7 @@ def parse_rates(text: str) -> list[float]:
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--backbone", required=True, help="A timm model.")
 @click.option("--checkpoint", type=PATH, help="Its weights; else the hub's.")
-@click.option("--lr", default="1e-3,3e-3", show_default=True, help="Learning rates to choose from.")
+@click.option("--lr", default="1e-3,3e-3,1e-2", show_default=True, help="Rates to choose from.")
 @click.option("--epochs", default=30, show_default=True, type=click.IntRange(1))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--only", multiple=True, help="Names of sets; all by default.")

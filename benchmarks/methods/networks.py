@@ -14,7 +14,6 @@ from benchmarks.methods.taps import TapShape
 
 MLP_WIDTH = 256
 LST_REDUCTION = 8  # gives the 2.38 M parameters that are published for ViT-B/16
-LST_LEAST_WIDTH = 48  # our choice: an eighth of ViT-Ti's 192 would be handicapped
 LST_TEMPERATURE = 0.1
 LST_HEAD_WIDTH = 64  # as in every ViT
 LAST_RANK = 16  # gives the 0.66 M published for ViT-B/16
@@ -137,7 +136,7 @@ class Lst(nn.Module):
 
     def __init__(self, shape: TapShape, pool: str, reduction: int = LST_REDUCTION):
         super().__init__()
-        width = max(LST_LEAST_WIDTH, shape.dim // reduction)
+        width = shape.dim // reduction
         self.scales = [1 / rms for rms in shape.rms]
         self.ladders = nn.ModuleList(nn.Linear(shape.dim, width) for _ in range(shape.taps))
         self.gates = nn.Parameter(torch.zeros(shape.taps - 1))

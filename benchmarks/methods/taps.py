@@ -47,16 +47,23 @@ class TapShape:
 
 
 class TapSplit:
-    """One split. Rows are read into memory, not mapped, so that peak RSS counts what is used."""
+    """One split, read row by row, or from memory once it was `load`ed."""
 
     def __init__(self, folder: Path, name: str):
         self.shape = read_shape(folder)
         self.labels: Array = np.load(folder / f"{name}-labels.npy")
         self.pooled: Array = np.load(folder / f"{name}-pooled.npy")
         self._file = os.open(folder / f"{name}.taps", os.O_RDONLY)
+        self._loaded: Array | None = None
+
+    def load(self) -> None:
+        """Reads all rows into memory: every epoch anew would be 1 MB an image at ViT-Ti/16."""
+        self._loaded = self.read(np.arange(len(self.labels)))
 
     def read(self, rows: Array) -> Array:
         """Taps of some rows, float16 (n, taps, tokens, dim)."""
+        if self._loaded is not None:
+            return self._loaded[rows]
         shape = self.shape
         out = np.empty((len(rows), shape.taps, shape.tokens, shape.dim), np.float16)
         for row, target in zip(rows.tolist(), out):

@@ -46,6 +46,8 @@ def run(folder: Path, method: Method, config: TrainConfig) -> dict[str, Any]:
     """One training run; accuracies are fractions."""
     torch.manual_seed(config.seed)
     train, val, test = (TapSplit(folder, name) for name in ("train", "val", "test"))
+    if method.source == "taps":
+        train.load()
     model = method.build(train.shape)
     losses = fit(model, reader(train, method), train.labels, config)
     return {

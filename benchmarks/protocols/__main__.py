@@ -21,7 +21,7 @@ from benchmarks.protocols import domains, few_shot, vtab
 from benchmarks.protocols.prepare import Workplace
 from benchmarks.protocols.tasks import BY_NAME
 from benchmarks.protocols.trials import grid
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import DataError, EdgeError
 
 PATH = click.Path(path_type=Path, exists=True, file_okay=False)
 OPTIONS = [
@@ -71,6 +71,8 @@ def vtab_command(
     """VTAB-1k's nineteen tasks below ROOT, one folder a task; those not there are named."""
     rows = vtab.run(workplace(**given), root, tasks or tuple(BY_NAME), keep=keep_features)
     click.echo(json.dumps(vtab.as_json(rows), indent=1) if json_wanted else vtab.table(rows))
+    if all(row.reason for row in rows):
+        raise DataError(f"none of the tasks could be run; does {root} hold a folder a task?")
 
 
 @main.command("few-shot")

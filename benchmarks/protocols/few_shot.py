@@ -88,7 +88,7 @@ def run(place: Workplace, sets: Path, shots: Sequence[int]) -> list[Row]:
             raise DataError(f"{sets / name} needs train, val and test")
         for count in shots:
             rows.append(run_one(place, name, whole, count))
-            place.tell(f"{name}, {count} an image class: {rows[-1].mean:.4f}")
+            place.tell(f"{name}, {count} of a class: {rows[-1].mean:.4f}")
     return rows
 
 

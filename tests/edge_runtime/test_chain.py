@@ -69,6 +69,7 @@ def test_a_signed_folder_of_another_backbone_does_not_match_the_adaptor(chain: P
 
 
 def test_a_backbone_is_checked_and_found(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
     folder = tiny_backbone.write_backbone(tmp_path / "backbone")
     found = edgetune("verify", folder)
     assert found.exit_code == 0 and "as they were exported" in found.stdout

@@ -174,11 +174,12 @@ def timeless(metrics: Any) -> Any:
     return metrics
 
 
-def kill_at_random(site: Site, count: int, rng: random.Random, span: float = 0.6) -> Kills:
+def kill_at_random(site: Site, count: int, rng: random.Random) -> Kills:
     """Kills runs at random moments, starts each again, and compares every run that comes to its
     end, until there were so many kills and the last run has ended.
 
-    One in ten is killed as it starts, the others within `span` seconds of their first write.
+    One in ten is killed as it starts; the others after some of their writes, however slow the
+    machine is, at a moment of their own.
     """
     met = Kills()
     site.clean()
@@ -187,9 +188,9 @@ def kill_at_random(site: Site, count: int, rng: random.Random, span: float = 0.6
         process = site.start(every=rng.choice([1, 1, 2, 5, "0.05s"]))
         if met.kills < count:
             if rng.random() > 0.1:
-                wait_for_a_write(site, process)
+                wait_for_writes(site, process, rng.randint(1, 20))
             try:
-                process.wait(rng.uniform(0, span))
+                process.wait(rng.uniform(0, 0.05))
             except subprocess.TimeoutExpired:
                 process.kill()
         ended = site.finish(process)
@@ -214,13 +215,18 @@ def kill_at_random(site: Site, count: int, rng: random.Random, span: float = 0.6
     return met
 
 
-def wait_for_a_write(site: Site, process: subprocess.Popen[str]) -> None:
-    """Returns once a process has begun a checkpoint, or has ended."""
-    before = site.checkpoint.stat().st_mtime_ns if site.checkpoint.exists() else 0
-    while process.poll() is None:
-        time.sleep(0.002)
-        if site.checkpoint.exists() and site.checkpoint.stat().st_mtime_ns > before:
-            return
+def wait_for_writes(site: Site, process: subprocess.Popen[str], count: int) -> None:
+    """Returns once the checkpoint folder was seen to change so often, or the process has ended."""
+
+    def changed() -> int:
+        return site.checkpoint.stat().st_mtime_ns if site.checkpoint.exists() else 0
+
+    last = changed()
+    while count and process.poll() is None:
+        time.sleep(0.001)
+        now = changed()
+        count -= now != last
+        last = now
 
 
 def kill_inside(site: Site, moment: str, at: int) -> None:

@@ -72,19 +72,20 @@ def test_the_plan_and_the_files_are_those_of_this_machine(target: str, root: Pat
 
 def test_profile_counts_what_it_counts_here(target: str, root: Path) -> None:
     features = "opt/edgetune/features"
-    options = ("--batch-size", "4", "--steps", "1", "--json")
+    board = root / "board.json"  # of this machine: measuring an emulated one takes minutes
+    here("calibrate", "--out", board)
+    options = ("--batch-size", "4", "--steps", "1", "--json", "--board")
     there, ours = (
         json.loads(profile)
         for profile in (
-            edgetune(root, target, "profile", f"/{features}", *options),
-            here("profile", root / features, *options),
+            edgetune(root, target, "profile", f"/{features}", *options, "/board.json"),
+            here("profile", root / features, *options, board),
         )
     )
     assert there["macs"] == ours["macs"]
     for part in ("training", "inference"):
-        assert there[part]["bytes"] == ours[part]["bytes"]
-        assert len(there[part]["operations"]) == len(ours[part]["operations"]) > 0
-        assert there[part]["seconds"] > 0
+        assert there[part]["macs"] == ours[part]["macs"] > 0
+        assert there[part]["seconds"] > 0 and there[part]["operations"]
 
 
 def test_accuracy_is_that_of_this_machine(target: str, root: Path) -> None:

@@ -40,7 +40,7 @@ RUN_OBJECTS = 512 << 10
 OPERATION_OBJECTS = 768
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
-LANE_SPACE = 48 << 20  # that BLAS reserves when two lanes multiply at once, and a thread's own
+LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
@@ -256,11 +256,12 @@ def largest_that_fits(planner: Planner, lanes: int, budget: int) -> MemoryPlan |
 def check_limits(plan: MemoryPlan) -> None:
     """BudgetError where this process may not map what the plan needs."""
     needs = (plan.held_space_bytes, plan.held_data_bytes)  # this process's, so without SPACE_JITTER
+    mapped = plan.mapped_bytes - (plan.lanes - 1) * LANE_SPACE  # lanes have run, so they hold it
     names = ("address space (ulimit -v)", "data segment (ulimit -d)")
     for name, need, limit in zip(names, needs, limits()):
-        if limit is not None and need + plan.mapped_bytes > limit:
+        if limit is not None and need + mapped > limit:
             raise BudgetError(
-                f"the run needs {mebibytes(need + plan.mapped_bytes)} of {name}, and its limit is "
+                f"the run needs {mebibytes(need + mapped)} of {name}, and its limit is "
                 f"{mebibytes(limit)}; raise the limit, or give a smaller --memory-budget so that "
                 f"less is mapped"
             )

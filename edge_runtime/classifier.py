@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime import formats
+from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, FormatError, MismatchError
 
 if TYPE_CHECKING:
+    from edge_runtime.features import FeatureFolder
     from edge_runtime.metrics import Evaluation
     from edge_runtime.sources import FeatureSource
 
@@ -55,6 +57,20 @@ class Classifier(ABC):
             f"{describe(other)}; they differ in {', '.join(differing) or 'identity'}. "
             f"Use the backbone it was trained on, or train again"
         )
+
+    def check_features(self, features: FeatureFolder) -> None:
+        """Refuses features of another backbone or of other classes."""
+        self.check_backbone(features.backbone, f"the features in {features.path} come from")
+        if features.classes != self.classes:
+            raise MismatchError(
+                f"the adaptor knows the classes {', '.join(self.classes)}; {features.path} has "
+                f"{', '.join(features.classes)}"
+            )
+
+    @property
+    def trained_codec(self) -> Codec:
+        """The codec of the features it was trained on; float32 where that is not known."""
+        return CODECS.get(str(self.features.get("codec")), CODECS["float32"])
 
     def entries(self) -> formats.Json:
         """What is kept of an adaptor besides its tensors; `parse_entries` takes it back."""

@@ -150,5 +150,6 @@ def check_shape(config: AdaptorConfig, source: FeatureSource) -> None:
     if (source.tokens, source.embed_dim) != (config.tokens, config.embed_dim):
         raise MismatchError(
             f"the adaptor takes features of {config.tokens} tokens x {config.embed_dim}, these "
-            f"are {source.tokens} x {source.embed_dim}; they come from another backbone"
+            f"are {source.tokens} x {source.embed_dim}; they come from another backbone, or one of "
+            f"them was pooled (extract --codec)"
         )

@@ -13,7 +13,7 @@ from edge_runtime import __version__, atomic, formats
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.codecs import PLAIN, Codec, decode, encode
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.errors import ConfigError, ExportError, MismatchError
+from edge_runtime.errors import ConfigError, ExportError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.graph_adaptor import GraphAdaptor
 from export.adaptor_graph import Writer, emit_adaptor
@@ -79,7 +79,7 @@ def export_adaptor(
     atomic.refuse_unwritable(out, force=force)
     chosen = codec_of(adaptor, codec)
     if features is not None:
-        check_features(adaptor, features)
+        adaptor.check_features(features)
         features.split(split)
     writer = WRITERS[kind](quantize)
     emit_adaptor(adaptor.config, adaptor.parameters, chosen, writer)
@@ -114,23 +114,13 @@ def codec_of(adaptor: Adaptor, name: str | None) -> Codec:
     Pooling is no part of a graph: it takes the tokens that the adaptor takes.
     """
     if name is None:
-        trained = str(adaptor.features.get("codec", "float32")).split("-")[0]
+        trained = adaptor.trained_codec.plain
         return PLAIN[trained if trained in GRAPH_CODECS else "float32"]
     if name not in GRAPH_CODECS:
         raise ConfigError(
             f"a graph cannot take codec {name!r}; choose --codec {', '.join(GRAPH_CODECS)}"
         )
     return PLAIN[name]
-
-
-def check_features(adaptor: Adaptor, features: FeatureFolder) -> None:
-    """Refuses features that the adaptor does not know."""
-    adaptor.check_backbone(features.backbone, f"the features in {features.path} come from")
-    if features.classes != adaptor.classes:
-        raise MismatchError(
-            f"the adaptor knows the classes {', '.join(adaptor.classes)}; {features.path} has "
-            f"{', '.join(features.classes)}"
-        )
 
 
 def description(adaptor: Adaptor, codec: Codec, quantize: str) -> formats.Json:

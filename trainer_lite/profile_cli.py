@@ -84,7 +84,6 @@ def profile_path(
     import tempfile
 
     from edge_runtime.adaptor import Adaptor
-    from edge_runtime.codecs import CODECS
     from edge_runtime.features import FeatureFolder
     from edge_runtime.made_up import write_made_up
     from trainer_lite.config import TrainConfig
@@ -100,11 +99,10 @@ def profile_path(
         raise click.UsageError(
             f"--{given[0]} is the adaptor's own; give it with a feature folder instead"
         )
-    codec = CODECS.get(str(adaptor.features.get("codec")), CODECS["float16"])
     with tempfile.TemporaryDirectory() as folder:
         features = write_made_up(
             Path(folder),
-            codec,
+            adaptor.trained_codec,
             rows=batch_size,
             tokens=adaptor.config.tokens,
             embed_dim=adaptor.config.embed_dim,

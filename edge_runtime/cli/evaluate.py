@@ -34,18 +34,12 @@ def evaluate(
     Example:
       edgetune evaluate adaptor.safetensors features --split test
     """
-    from edge_runtime.errors import MismatchError
     from edge_runtime.features import FeatureFolder
     from edge_runtime.runtimes import open_adaptor
 
     trained = open_adaptor(adaptor, runtime)
     folder = FeatureFolder.open(features)
-    trained.check_backbone(folder.backbone, f"the features in {features} come from")
-    if folder.classes != trained.classes:
-        raise MismatchError(
-            f"{adaptor} knows the classes {', '.join(trained.classes)}; "
-            f"{features} has {', '.join(folder.classes)}"
-        )
+    trained.check_features(folder)
     name = split or next(s for s in ("test", "val", "train") if s in folder.split_names)
     found = trained.evaluate(folder.split(name))
     if as_json:

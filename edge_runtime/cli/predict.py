@@ -197,10 +197,21 @@ def from_server(together: Together, remote: RemoteBackbone, url: str) -> Feature
 
 
 def codec_of(together: Together) -> Codec:
-    """The codec that the first adaptor was trained on."""
-    from edge_runtime.codecs import CODECS
+    """The codec that images are fetched in: that of the first adaptor.
 
-    return CODECS.get(str(together.adaptors[0].features.get("codec")), CODECS["float32"])
+    Raises:
+        MismatchError: the adaptors take different numbers of tokens.
+    """
+    from edge_runtime.errors import MismatchError
+
+    used = [adaptor.trained_codec for adaptor in together.adaptors]
+    if len({codec.pool for codec in used}) > 1:
+        raise MismatchError(
+            f"these adaptors share no feature: they were trained on "
+            f"{', '.join(sorted({codec.name for codec in used}))}; predict with the pooled ones by "
+            f"themselves"
+        )
+    return used[0]
 
 
 def of_images(together: Together, images: Iterable[Path], features_of: Features) -> Iterator[Asked]:

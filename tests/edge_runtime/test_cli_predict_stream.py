@@ -87,6 +87,18 @@ def test_an_adaptor_of_another_backbone_is_refused(
     assert "trained on backbone tiny, k=9" in line and "they differ in k." in line
 
 
+def test_adaptors_of_different_pooling_share_no_feature(
+    inputs: tuple[Path, list[Path], Path], tmp_path: Path
+) -> None:
+    photos, (adaptor, other), backbone = inputs
+    pooled = Adaptor.load(other)
+    pooled.features["codec"] = "int8-pool2"
+    pooled.save(tmp_path / "pooled")
+    arguments = ("predict", photos / "1.png", "--backbone", backbone, "--adaptor", adaptor)
+    line = edgetune(*arguments, "--adaptor", tmp_path / "pooled").error
+    assert "they were trained on float32, int8-pool2; predict with the pooled ones by" in line
+
+
 def test_a_watched_folder_gives_a_line_as_each_image_comes(
     inputs: tuple[Path, list[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge_runtime.tiny_backbone import contents
+from tests.photos import write_photos
 from tests.serving import in_process
 
 needed = ("torch", "timm", "onnx", "onnxruntime", "PIL", "starlette", "uvicorn")
@@ -29,26 +30,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def write_photos(root: Path) -> None:
-    """Two classes that differ in colour, 24 train, 8 val and 8 test images each."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 8), ("test", 8)):
-        for channel, name in enumerate(("cat", "dog")):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 120, (40, 50, 3), np.uint8)
-                pixels[:, :, channel] += 120
-                Image.fromarray(pixels).save(folder / f"{index}.jpg")
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    write_photos(folder / "photos")
+    write_photos(folder / "photos", {"train": 24, "val": 8, "test": 8})
     (folder / "cat.jpg").write_bytes((folder / "photos/test/cat/0.jpg").read_bytes())
     return folder
 

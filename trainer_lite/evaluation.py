@@ -18,7 +18,13 @@ Array = np.ndarray[Any, Any]
 class Part:
     """Rows of a source from `start` to `stop`; `before` is called before each read."""
 
-    def __init__(self, source: FeatureSource, start: int, stop: int, before: Callable[[], object]):
+    def __init__(
+        self,
+        source: FeatureSource,
+        start: int,
+        stop: int,
+        before: Callable[[], object] = lambda: None,
+    ):
         self.source, self.start, self.before = source, start, before
         self.tokens, self.embed_dim = source.tokens, source.embed_dim
         self.labels = source.labels[start:stop]

@@ -15,6 +15,7 @@ from trainer_lite.board import Board
 from trainer_lite.build import StepShape, step_in
 from trainer_lite.clocks import Names, Operation, describe, optimiser_operation
 from trainer_lite.parameters import ParameterSet
+from trainer_lite.step import tiles
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,16 @@ def forecast(
     names = Names(parameters, workspace, trial)
     rows, batch = len(source.labels), shape.batch
     steps = -(-rows // batch)
-    tiles = Counter(tile for size in pieces(rows, batch) for tile in pieces(size, step.tile_images))
+    sizes = Counter(
+        tile.stop - tile.start
+        for part in tiles(rows, batch)
+        for tile in tiles(part.stop - part.start, step.tile_images)
+    )
     before, clear, _, after = step.programs()
     once = [o for program in (before, clear, after) for o in describe(program, names)]
     once.append(optimiser_operation(parameters))
     seconds, speedup = steps * total(board, once), board.speedup(shape.lanes)
-    for images, count in tiles.items():
+    for images, count in sizes.items():
         tile = step.lanes[0].tile_of(images).program
         seconds += count * total(board, describe(tile, names)) / speedup
     validation = 0.0
@@ -68,11 +73,6 @@ def forecast(
         seconds + storage_seconds(board, source),
         validation + (storage_seconds(board, val) if val is not None else 0.0),
     )
-
-
-def pieces(total: int, size: int) -> list[int]:
-    """Sizes of the pieces that so many images are cut into."""
-    return [size] * (total // size) + ([total % size] if total % size else [])
 
 
 def total(board: Board, operations: Sequence[Operation]) -> float:

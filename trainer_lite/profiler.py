@@ -36,6 +36,7 @@ from trainer_lite.clocks import (
     optimiser_operation,
 )
 from trainer_lite.config import TrainConfig
+from trainer_lite.evaluation import Part
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 from trainer_lite.step import TrainingStep
@@ -187,7 +188,7 @@ def profile_inference(
     scratch = source.scratch_bytes(1)
     predictor = Predictor(weights, space, 1, scratch)
     described = Predictor(weights, trial, 1, scratch).tile
-    one = First(source)
+    one = Part(source, 0, 1)
 
     def run() -> None:
         predictor.logits(one)
@@ -195,15 +196,3 @@ def profile_inference(
     names = Names(parameters, workspace, trial)
     operations, seconds = measure([[(predictor.tile, describe(described, names))]], run, times)
     return StageProfile(operations, seconds, 1)
-
-
-class First:
-    """The first image of a source."""
-
-    def __init__(self, source: FeatureSource):
-        self.labels, self.read, self.scratch_bytes = (
-            source.labels[:1],
-            source.read,
-            source.scratch_bytes,
-        )
-        self.tokens, self.embed_dim = source.tokens, source.embed_dim

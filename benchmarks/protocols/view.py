@@ -25,6 +25,9 @@ class Rows(FeatureSplit):
     def labels(self) -> Array:
         return self._source.labels[self._chosen]
 
+    def prefetch(self, rows: Array) -> None:
+        self._source.prefetch(self._chosen[rows])
+
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         self._source.read(self._chosen[rows], z, norms, scratch)
 

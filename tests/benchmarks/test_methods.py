@@ -27,6 +27,7 @@ from benchmarks.methods.table import table
 from benchmarks.methods.taps import TapShape, TapSplit
 from benchmarks.methods.worker import run
 from edge_runtime.features import FeatureFolder
+from tests.photos import write_photos
 from trainer_lite.config import TrainConfig
 
 Array = np.ndarray[Any, Any]
@@ -169,24 +170,10 @@ def test_val_chooses_the_rate_and_each_run_is_made_once(tmp_path: Path) -> None:
     assert "0.300 ± 0.082" in table([row])
 
 
-def write_images(root: Path) -> None:
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 16), ("val", 3), ("test", 4)):
-        for channel, name in enumerate(("cat", "dog")):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 120, (40, 50, 3), np.uint8)
-                pixels[:, :, channel] += 120
-                Image.fromarray(pixels).save(folder / f"{index}.png")
-
-
 def test_a_study_from_images_to_table_json_and_plot(tmp_path: Path) -> None:
     from export.models import load_model
 
-    write_images(tmp_path / "data/pets")
+    write_photos(tmp_path / "data/pets", {"train": 16, "val": 3, "test": 4})
     weights = tmp_path / "weights.pth"
     torch.save(load_model("test_vit", random_weights=True).model.state_dict(), weights)
     work = tmp_path / "work"

@@ -18,7 +18,7 @@ from trainer_lite.calibration import calibrate
 from trainer_lite.clocks import Operation
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare_shape
-from trainer_lite.forecast import forecast, pieces
+from trainer_lite.forecast import forecast
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +125,3 @@ def test_features_beyond_memory_are_read_from_storage(board: Board) -> None:
     slower = forecast(small, data.adaptor, data.source, None, StepShape(4, 4)).training
     nbytes = 40 * data.source.scratch_bytes(1)
     assert slower - usual == pytest.approx(nbytes / board.rates["storage_bytes"])
-
-
-@pytest.mark.parametrize("total", [1, 7, 8, 9])
-def test_pieces_add_up(total: int) -> None:
-    assert sum(pieces(total, 4)) == total
-    assert max(pieces(total, 4)) <= 4

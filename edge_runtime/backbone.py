@@ -61,7 +61,8 @@ class Backbone(BackboneBase):
         self, images: Array, codec: Codec, names: Sequence[str] | None = None
     ) -> tuple[Array, Array | None]:
         """(stored, scale or None) of the features of uint8 images; raises what `run` raises."""
-        return codecs.encode(codec, self.run(images, names))
+        features = codecs.pooled(codec, self.run(images, names), self.prefix_tokens)
+        return codecs.encode(codec, features)
 
     def versions(self) -> dict[str, str]:
         """Of onnxruntime."""

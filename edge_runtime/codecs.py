@@ -41,20 +41,27 @@ class Codec:
     per_item: int = 1
     pool: int = 1
 
-    def tokens(self, tokens: int) -> tuple[int, int]:
-        """(tokens, prefix tokens among them) of what is stored of a map of so many tokens.
+    def stored_tokens(self, tokens: int, prefix_tokens: int) -> int:
+        """Tokens that are stored of a map of so many, the same prefix tokens among them.
 
         Raises:
-            ConfigError: the patch tokens are no grid that divides into squares.
+            ConfigError: the patch tokens are no square grid that divides into squares.
         """
-        side = math.isqrt(tokens)
-        prefix = tokens - side * side
-        if self.pool > 1 and side % self.pool:
+        if self.pool == 1:
+            return tokens
+        patches = tokens - prefix_tokens
+        side = math.isqrt(patches)
+        if side * side != patches or side % self.pool:
             raise ConfigError(
-                f"codec {self.name} pools squares of {self.pool} x {self.pool} tokens, and these "
-                f"features have a grid of {side} x {side}; use {self.name.split('-')[0]}"
+                f"codec {self.name} pools squares of {self.pool} x {self.pool} patch tokens, and "
+                f"these {patches} are no square grid that divides so; use {self.plain}"
             )
-        return prefix + (side // self.pool) ** 2, prefix
+        return prefix_tokens + patches // self.pool**2
+
+    @property
+    def plain(self) -> str:
+        """Name of the codec that stores the same without pooling."""
+        return self.name.split("-")[0]
 
     def stored_dim(self, embed_dim: int) -> int:
         """Stored items of one token."""
@@ -90,17 +97,20 @@ POOLED = {
 CODECS = {**PLAIN, **POOLED}
 
 
-def pooled(codec: Codec, features: Array) -> Array:
+def pooled(codec: Codec, features: Array, prefix: int) -> Array:
     """[rows, tokens, dim] with the patch tokens of each square averaged, where the codec does so.
 
+    Args:
+        prefix: tokens that come before the patch tokens.
+
     Raises:
-        ConfigError: as `Codec.tokens`.
+        ConfigError: as `Codec.stored_tokens`.
     """
     if codec.pool == 1:
         return features
     rows, count, dim = features.shape
-    tokens, prefix = codec.tokens(count)
-    side, p = math.isqrt(count), codec.pool
+    tokens = codec.stored_tokens(count, prefix)
+    side, p = math.isqrt(count - prefix), codec.pool
     squares = features[:, prefix:].reshape(rows, side // p, p, side // p, p, dim)
     out = np.empty((rows, tokens, dim), features.dtype)
     out[:, :prefix] = features[:, :prefix]
@@ -109,17 +119,11 @@ def pooled(codec: Codec, features: Array) -> Array:
 
 
 def encode(codec: Codec, features: Array) -> tuple[Array, Array | None]:
-    """Encodes float32 [rows, tokens, dim], before any pooling: (stored, scale or None).
+    """Encodes float32 [rows, tokens, dim], pooled already: (stored, scale or None).
 
     Raises:
         DataError: an entry is NaN or infinite.
-        ConfigError: the codec pools, and these tokens do not divide.
     """
-    return encode_pooled(codec, pooled(codec, features))
-
-
-def encode_pooled(codec: Codec, features: Array) -> tuple[Array, Array | None]:
-    """As `encode`, for features that have the codec's number of tokens."""
     axes = (1, 2) if codec.scale_axes < 2 else 2
     largest = np.maximum(features.max(axis=axes), -features.min(axis=axes))  # NaN passes through
     if not np.isfinite(largest).all():

@@ -86,7 +86,7 @@ def extract(
         progress(count, f"{computed / (time.monotonic() - begin):.1f} images/s" if computed else "")
 
     _check_output(out, images.root, force=force)
-    stored_tokens(backbone, codec)  # refuses a codec that does not fit
+    tokens = codec.stored_tokens(backbone.tokens, backbone.prefix_tokens)
     backbone.verify()
     request = _request(images, backbone, codec, batch_size)
     partial = atomic.partial_path(out)
@@ -108,9 +108,7 @@ def extract(
         identity=manifest["identity"],
         rows={split: entry["rows"] for split, entry in manifest["splits"].items()},
         skipped=tuple(manifest["skipped"]),
-        bytes_per_image=codec.bytes_per_image(
-            stored_tokens(backbone, codec)[0], backbone.embed_dim
-        ),
+        bytes_per_image=codec.bytes_per_image(tokens, backbone.embed_dim),
         shards=sum(map(len, shards.values())),
         computed=computed,
         seconds=time.monotonic() - start,
@@ -161,35 +159,18 @@ def _check_classes(images: ImageFolder, shards: Sequence[Shard]) -> None:
             )
 
 
-def stored_tokens(backbone: BackboneBase, codec: Codec) -> tuple[int, int]:
-    """(tokens, prefix tokens) of features in that codec.
-
-    Raises:
-        ConfigError: the codec pools, and this backbone's tokens are no square grid of even side.
-    """
-    if codec.pool == 1:
-        return backbone.tokens, backbone.prefix_tokens
-    tokens, prefix = codec.tokens(backbone.tokens)
-    if prefix != backbone.prefix_tokens:
-        raise ConfigError(
-            f"codec {codec.name} needs a square grid of patch tokens, and this backbone has "
-            f"{backbone.tokens - backbone.prefix_tokens}; use {codec.name.split('-')[0]}"
-        )
-    return tokens, prefix
-
-
 def _manifest(
     images: ImageFolder, backbone: BackboneBase, codec: Codec, shards: Mapping[str, Sequence[Shard]]
 ) -> formats.Json:
     """The manifest of docs/formats.md."""
-    tokens, prefix_tokens = stored_tokens(backbone, codec)
+    tokens = codec.stored_tokens(backbone.tokens, backbone.prefix_tokens)
     manifest: formats.Json = {
         "format": formats.FEATURES,
         "version": formats.VERSION,
         "backbone": backbone.reference,
         "codec": codec.name,
         "tokens": tokens,
-        "prefix_tokens": prefix_tokens,
+        "prefix_tokens": backbone.prefix_tokens,
         "embed_dim": backbone.embed_dim,
         "norm_eps": backbone.norm_eps,
         "classes": list(images.classes),

@@ -25,7 +25,7 @@ def local_features(backbone: Backbone, codec: Codec, path: Path) -> Array:
         ConfigError: the codec pools, and these tokens do not divide.
     """
     features = backbone.run(load_image(path, backbone.preprocessing)[None], [str(path)])
-    return codecs.pooled(codec, features)
+    return codecs.pooled(codec, features, backbone.prefix_tokens)
 
 
 def remote_features(backbone: RemoteBackbone, codec: Codec, path: Path) -> Array:

@@ -116,7 +116,7 @@ class RemoteBackbone(BackboneBase):
     ) -> tuple[Array, Array | None]:
         asked = codec if self.client.binary else CODECS["float32"]
         count, outputs = len(images), output_names(asked)
-        tokens, _ = asked.tokens(self.tokens) if asked.pool > 1 else (self.tokens, 0)
+        tokens = asked.stored_tokens(self.tokens, self.prefix_tokens)
         most = count * asked.bytes_per_image(tokens, self.embed_dim)
         if not self.client.binary:
             most = count * self.tokens * self.embed_dim * JSON_BYTES_PER_VALUE
@@ -131,7 +131,7 @@ class RemoteBackbone(BackboneBase):
         found = [self._tensor(answer, *wanted) for wanted in zip(outputs, shapes, dtypes)]
         if asked is codec:
             return found[0], found[1] if len(found) > 1 else None
-        return codecs.encode(codec, found[0])
+        return codecs.encode(codec, codecs.pooled(codec, found[0], self.prefix_tokens))
 
     def _tensor(
         self, answer: Message, name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any]

@@ -8,6 +8,7 @@ Outputs: `features` in FP32, or the same encoded by a codec: `features_float16` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import ConfigError
@@ -35,7 +36,14 @@ def output_names(codec: Codec) -> list[str]:
     return [stored_name(codec)] if scale is None else [stored_name(codec), scale]
 
 
-CODEC_OF_OUTPUT = {name: codec for codec in CODECS.values() for name in output_names(codec)}
+def codec_of_output(tokens: int, prefix_tokens: int) -> dict[str, Codec]:
+    """By name, the outputs that a backbone of so many tokens has, and the codec each belongs to."""
+    found = {}
+    for codec in CODECS.values():
+        with suppress(ConfigError):  # no grid to pool
+            codec.stored_tokens(tokens, prefix_tokens)
+            found.update(dict.fromkeys(output_names(codec), codec))
+    return found
 
 
 def metadata(
@@ -50,11 +58,9 @@ def metadata(
     """
     size, tokens, dim = manifest["preprocessing"]["size"], manifest["tokens"], manifest["embed_dim"]
     outputs: list[Json] = []
-    for codec in CODECS.values():
-        try:
-            count = codec.tokens(tokens)[0] if codec.pool > 1 else tokens
-        except ConfigError:  # no grid to pool
-            continue
+    prefix = manifest["prefix_tokens"]
+    for codec in dict.fromkeys(codec_of_output(tokens, prefix).values()):
+        count = codec.stored_tokens(tokens, prefix)
         shape: Sequence[int] | None = [-1, count, codec.stored_dim(dim)]
         datatype = DATATYPES[codec.dtype.str]
         outputs.append({"name": stored_name(codec), "shape": shape, "datatype": datatype})

@@ -93,7 +93,7 @@ class ShardBuffer:
 
     def add(self, features: Array, labels: Sequence[int], paths: Sequence[str]) -> None:
         """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image."""
-        self.add_encoded(*codecs.encode_pooled(self.codec, features), labels, paths)
+        self.add_encoded(*codecs.encode(self.codec, features), labels, paths)
 
     def add_encoded(
         self, stored: Array, scale: Array | None, labels: Sequence[int], paths: Sequence[str]
@@ -217,7 +217,7 @@ class SplitWriter:
     @property
     def _tokens(self) -> int:
         """Tokens that are stored of an image."""
-        return self.codec.tokens(self.backbone.tokens)[0]
+        return self.codec.stored_tokens(self.backbone.tokens, self.backbone.prefix_tokens)
 
     def write(self, split: str, files: Sequence[ImageFile]) -> list[Shard]:
         """All shards of a split, in order.

@@ -40,12 +40,12 @@ def codecs(
     from trainer_lite.config import TrainConfig
     from trainer_lite.frontier import candidates, frontier, recommended
 
-    if memory_budget is not None or threads != 1:
-        raise click.UsageError("codecs are compared one run after another, without a budget")
     folder, config = FeatureFolder.open(features), TrainConfig(**options)
     chosen = range(config.seed, config.seed + seeds)
     with progress("training", len(candidates(folder)) * seeds) as advance:
-        points = frontier(folder, config, chosen, advance)
+        points = frontier(
+            folder, config, chosen, advance, memory_budget=memory_budget, threads=threads
+        )
     best = recommended(points)
     if as_json:
         listed = [

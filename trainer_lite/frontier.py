@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,27 +38,36 @@ def frontier(
     config: TrainConfig,
     seeds: Sequence[int],
     advance: Callable[[int, str], None],
-    folder: Path | None = None,
+    *,
+    memory_budget: int | None = None,
+    threads: int = 1,
 ) -> list[Point]:
     """Every codec that these features can be stored in, the largest first.
 
     Args:
-        folder: where working copies lie for as long as they are needed.
+        memory_budget, threads: as for any training; the budget holds for the whole process.
 
     Raises:
         ConfigError: there is no val split, or the features are pooled already.
+        BudgetError: the memory budget cannot be kept, or was not.
     """
     if "val" not in features.split_names or config.fit_on != "train":
         raise ConfigError(
             "codecs are compared on the val split; extract a folder that has one, and fit on train"
         )
     points = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".codecs-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="edgetune-codecs-") as temporary:
         for codec in candidates(features):
             copy = transcode(features, codec, Path(temporary) / codec.name)
             val, test = [], []
             for seed in seeds:
-                result = Trainer(replace(config, seed=seed), on_best=lambda adaptor: None).fit(copy)
+                trainer = Trainer(
+                    replace(config, seed=seed),
+                    on_best=lambda adaptor: None,  # the last epoch is compared
+                    memory_budget=memory_budget,
+                    threads=threads,
+                )
+                result = trainer.fit(copy)
                 val.append(result.history[-1].val_accuracy or 0.0)
                 if result.test is not None:
                     test.append(result.test.accuracy)
@@ -72,15 +82,10 @@ def candidates(features: FeatureFolder) -> list[Codec]:
     size = features.codec.bytes_per_image(features.tokens, features.embed_dim)
     found = []
     for codec in CODECS.values():
-        try:
-            tokens, prefix = codec.tokens(features.tokens)
-        except ConfigError:
-            continue
-        if codec.pool == 1:
-            tokens, prefix = features.tokens, features.prefix_tokens
-        fits = prefix == features.prefix_tokens
-        if fits and codec.bytes_per_image(tokens, features.embed_dim) <= size:
-            found.append(codec)
+        with suppress(ConfigError):  # no grid to pool
+            tokens = codec.stored_tokens(features.tokens, features.prefix_tokens)
+            if codec.bytes_per_image(tokens, features.embed_dim) <= size:
+                found.append(codec)
     return found
 
 

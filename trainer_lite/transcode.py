@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime import formats
-from edge_runtime.codecs import Codec, encode
+from edge_runtime.codecs import Codec, pooled
 from edge_runtime.errors import ConfigError
 from edge_runtime.feature_split import FeatureSplit
 from edge_runtime.features import FeatureFolder
@@ -27,18 +27,14 @@ def transcode(features: FeatureFolder, codec: Codec, out: Path) -> FeatureFolder
             f"{features.path} holds pooled features ({features.codec.name}); extract the images "
             f"again with --codec float16 to compare codecs"
         )
-    tokens, prefix = features.tokens, features.prefix_tokens
-    if codec.pool > 1:
-        tokens, prefix = codec.tokens(features.tokens)
-    if prefix != features.prefix_tokens:
-        raise ConfigError(f"codec {codec.name} needs a square grid of patch tokens")
+    tokens = codec.stored_tokens(features.tokens, features.prefix_tokens)
     out.mkdir(parents=True)
     shape = (tokens, features.embed_dim)
     splits = {
         name: write_split(features.split(name), codec, shape, out) for name in features.split_names
     }
     manifest = {**features.manifest, "codec": codec.name, "splits": splits}
-    manifest.update(tokens=tokens, prefix_tokens=prefix, identity=f"transcoded {codec.name}")
+    manifest.update(tokens=tokens, identity=f"transcoded {codec.name}")
     return FeatureFolder(out, manifest)
 
 
@@ -58,7 +54,7 @@ def write_split(
             norms = np.empty(z.shape[:2], np.float32)
             split.read(rows, z, norms, np.empty(split.scratch_bytes(len(rows)), np.uint8))
             labels = [int(label) for label in split.labels[rows]]
-            buffer.add_encoded(*encode(codec, z), labels, [""] * len(rows))
+            buffer.add(pooled(codec, z, split.folder.prefix_tokens), labels, [""] * len(rows))
         shard = buffer.write(out / shard_name(split.name, len(entries)), split.name)
         entries.append(shard.entry())
         squares += shard.sum_squares

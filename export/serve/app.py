@@ -149,7 +149,7 @@ class Endpoints:
         self._check_name(request)
         async with self._bodies.read(request) as body:
             message = await self._parse(body, request.headers.get(JSON_LENGTH))
-            asked = serving.wanted(message)
+            asked = serving.wanted(message, self._model.outputs)
             answer: dict[str, Any] = {
                 "model_name": self._model.name,
                 "model_version": "1",
@@ -157,10 +157,10 @@ class Endpoints:
                 "parameters": {"identity": self._model.backbone.reference["identity"]},
             }
             images = self._model.read_inputs(message)
-            request.scope["edgetune"] = {"images": len(images), "outputs": asked.outputs}
+            request.scope["edgetune"] = {"images": len(images), "outputs": tuple(asked.outputs)}
             if isinstance(images, list):
                 images = await self._in(self._decoders, self._model.decode, images)
-            finish = partial(build_answer, answer, asked)
+            finish = partial(build_answer, answer, asked, self._model.backbone.prefix_tokens)
             content, json_length = await self._batcher.submit(images, finish)
         if json_length is None:
             return Response(content, media_type="application/json")
@@ -187,10 +187,10 @@ class Endpoints:
 
 
 def build_answer(
-    content: dict[str, Any], asked: serving.Wanted, features: serving.Array
+    content: dict[str, Any], asked: serving.Wanted, prefix_tokens: int, features: serving.Array
 ) -> tuple[bytes, int | None]:
     """Body of an answer and the length of its JSON; runs in a worker."""
-    outputs = serving.encode_outputs(features, asked)
+    outputs = serving.encode_outputs(features, prefix_tokens, asked)
     return open_inference.build(content, "outputs", outputs, asked.in_json)
 
 

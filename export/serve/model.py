@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 
 from edge_runtime import __version__, codecs, formats, served_model
 from edge_runtime.backbone import Backbone
+from edge_runtime.codecs import Codec
 from edge_runtime.errors import DataError, EdgeError, FormatError, MissingExtraError, ProtocolError
 from edge_runtime.open_inference import Message, Value, parameters
 from edge_runtime.preprocess import decode_image, reason
-from edge_runtime.served_model import CODEC_OF_OUTPUT, FEATURES, FILES, IMAGES
+from edge_runtime.served_model import FEATURES, FILES, IMAGES
 
 Array = np.ndarray[Any, Any]
 
@@ -27,9 +29,10 @@ TRIAL_TOLERANCE = 1.03  # a smaller batch, and sooner answers, are worth so much
 
 @dataclass(frozen=True)
 class Wanted:
-    """The outputs a request asks for, in its order; those of `in_json` not as binary."""
+    """The outputs a request asks for, in its order, with their codecs; those of `in_json` not as
+    binary."""
 
-    outputs: tuple[str, ...]
+    outputs: dict[str, Codec]
     in_json: tuple[str, ...]
 
 
@@ -91,6 +94,11 @@ class ServedModel:
                 for start in range(0, len(images), part)
             ]
         )
+
+    @cached_property
+    def outputs(self) -> dict[str, Codec]:
+        """All that can be asked for, and the codec each belongs to."""
+        return served_model.codec_of_output(self.backbone.tokens, self.backbone.prefix_tokens)
 
     @cached_property
     def manifest(self) -> formats.Json:
@@ -155,30 +163,31 @@ class ServedModel:
         return np.stack(pixels)
 
 
-def wanted(message: Message) -> Wanted:
-    """Which outputs a request asks for; without a list, `features`.
+def wanted(message: Message, offered: Mapping[str, Codec]) -> Wanted:
+    """Which of the outputs offered a request asks for; without a list, `features`.
 
     Raises:
         ProtocolError: an output that there is not, or one without JSON form asked for in JSON.
     """
     binary_default = parameters(message.content).get("binary_data_output", False)
     listed = message.content.get("outputs", [{"name": FEATURES}])
-    if not isinstance(listed, list) or not 1 <= len(listed) <= len(CODEC_OF_OUTPUT):
-        raise ProtocolError(f"'outputs' must list 1 to {len(CODEC_OF_OUTPUT)} outputs")
-    names, in_json = [], []
+    if not isinstance(listed, list) or not 1 <= len(listed) <= len(offered):
+        raise ProtocolError(f"'outputs' must list 1 to {len(offered)} outputs")
+    names: dict[str, Codec] = {}
+    in_json = []
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or name not in CODEC_OF_OUTPUT or name in names:
-            raise ProtocolError(f"an output must be one of {', '.join(CODEC_OF_OUTPUT)}, once")
-        names.append(name)
+        if not isinstance(name, str) or name not in offered or name in names:
+            raise ProtocolError(f"an output must be one of {', '.join(offered)}, once")
+        names[name] = offered[name]
         binary = parameters(entry).get("binary_data", binary_default)
         if not isinstance(binary, bool):
             raise ProtocolError(f"output {name!r}: binary_data must be true or false")
-        if not binary and CODEC_OF_OUTPUT[name].name != "float32":
+        if not binary and offered[name].name != "float32":
             raise ProtocolError(f"output {name!r} comes as binary only; set binary_data to true")
         if not binary:
             in_json.append(name)
-    return Wanted(tuple(names), tuple(in_json))
+    return Wanted(names, tuple(in_json))
 
 
 def request_id(message: Message) -> formats.Json:
@@ -191,15 +200,14 @@ def request_id(message: Message) -> formats.Json:
     return {"id": found}
 
 
-def encode_outputs(features: Array, asked: Wanted) -> dict[str, Value]:
+def encode_outputs(features: Array, prefix_tokens: int, asked: Wanted) -> dict[str, Value]:
     """The wanted outputs of float32 features [n, tokens, dim]."""
     encoded = {
-        codec.name: codecs.encode(codec, features)
-        for codec in {name: CODEC_OF_OUTPUT[name] for name in asked.outputs}.values()
+        codec.name: codecs.encode(codec, codecs.pooled(codec, features, prefix_tokens))
+        for codec in dict.fromkeys(asked.outputs.values())
     }
     found: dict[str, Value] = {}
-    for name in asked.outputs:
-        codec = CODEC_OF_OUTPUT[name]
+    for name, codec in asked.outputs.items():
         stored, scale = encoded[codec.name]
         tensor = stored if name == served_model.stored_name(codec) else scale
         assert tensor is not None  # a codec without scales has no such output

@@ -247,3 +247,10 @@ def test_metrics_count_requests_bytes_and_batches(server: Running) -> None:
 def test_answers_are_messages(server: Running) -> None:
     """The helper above returns what it says; else the tests of refusals could pass for nothing."""
     assert isinstance(ask(server, {}, {"images": pixels()})[1], Message)
+
+
+def test_a_codec_that_does_not_fit_the_backbone_is_not_offered(server: Running) -> None:
+    """The tiny backbone has 11 patch tokens: no grid to pool."""
+    status, answer = ask(server, outputs("features_int8-pool2"), {"images": pixels()})
+    assert status == 400 and answer["error"].startswith("an output must be one of features, ")
+    assert "pool" not in answer["error"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from trainer_lite.page_parts import Html, tag
 
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 40, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 48, 48, 12, 36
 MOST_POINTS = 300  # of a curve
 LABEL = 13  # height of a name at a curve's end
 SHADES = 6

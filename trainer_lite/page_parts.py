@@ -126,6 +126,8 @@ def byte_count(count: int) -> str:
 
 def seconds(count: float) -> str:
     """A time for people."""
+    if count < 1e-3:
+        return f"{count * 1e6:.3g}\u00a0µs"
     if count < 1:
         return f"{count * 1e3:.3g}\u00a0ms"
     if count < 120:

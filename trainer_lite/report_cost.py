@@ -167,13 +167,10 @@ def operations(content: Json) -> Html:
     title, profile, runs = "Time by operation", content["profile"], content["runs"]
     if profile is None:
         path = runs[0]["path"]
-        first = [command("profile", path, "--json"), tag("code", " > profile.json")]
-        why = [
-            "A profile is measured on the device, which need not be where this page is written: ",
-            [first, " there, then "],
-        ]
+        why = "A profile is measured on the device, which need not be where this page is written:"
+        first = command("profile", path, "--json", to="profile.json")
         again = command("report", path, "--profile", "profile.json", "--html", "FILE")
-        return heading("time", title, None, missing("No times", why, again))
+        return heading("time", title, None, missing("No times", why, first, again))
     drawn = [stage_bars(profile[key], text) for key, text in STAGES]
     images, tile = profile["training"]["images"], profile["tile_images"]
     whose = badges(runs, profile["letters"])
@@ -187,7 +184,8 @@ def operations(content: Json) -> Html:
 
 def stage_bars(stage: Json, title: str) -> Html:
     """A bar for each section of a step or of an inference; the short ones together."""
-    whole, rest, count = float(stage["seconds"]), [0.0, 0.0], 0
+    whole = max(float(stage["seconds"]), sum(float(o["seconds"]) for o in stage["operations"]))
+    whole, rest, count = max(whole, 1e-9), [0.0, 0.0], 0
     parts = {"between operations": (max(0.0, float(stage["other_seconds"])), 0.0)}
     for key, part in sections(stage["operations"]).items():
         took, limit = float(part["seconds"]), float(part["limit_seconds"])
@@ -196,7 +194,7 @@ def stage_bars(stage: Json, title: str) -> Html:
         else:
             rest, count = [rest[0] + took, rest[1] + limit], count + 1
     if count:
-        parts[f"{count} more, each below {LEAST_SHARE:.0%}"] = (rest[0], rest[1])
+        parts[f"{count} more, each below {percent(LEAST_SHARE, 0)}"] = (rest[0], rest[1])
     most = max(max(pair) for pair in parts.values()) or 1.0
     bars = []
     for key, (took, limit) in sorted(parts.items(), key=lambda item: -item[1][0]):
@@ -257,7 +255,7 @@ def codec_table(same: Sequence[Json], runs: Sequence[Json], features: Json | Non
             used = [" ", badges(runs, using) or "← trained on"]
         rows.append(codec_row(entry["codec"], used, entry["bytes"], most, images, entry["tokens"]))
     head: list[Content] = ["stored as", "tokens", "an image", "", f"{images:,} images"]
-    return table(head, rows, "Bytes of features by codec, and of pixels to compare")
+    return table(head, rows, "Features by codec, and pixels to compare")
 
 
 def codec_row(

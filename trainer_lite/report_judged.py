@@ -55,12 +55,13 @@ def classes(content: Json) -> Html:
         for place, run in enumerate(runs):
             accuracy = run["evaluation"]["per_class"][index]
             bar = None if accuracy is None else meter(accuracy, colour(place))
-            cells.append([bar, percent(accuracy)])
+            cells.append([bar, tag("span", percent(accuracy), class_="number")])
         rows.append(cells)
     whole: list[Content] = [tag("b", "all"), tag("b", f"{sum(counts):,}")]
     for place, run in enumerate(runs):
         accuracy = run["evaluation"]["accuracy"]
-        whole.append([meter(accuracy, colour(place)), tag("b", percent(accuracy))])
+        number = tag("b", percent(accuracy), class_="number")
+        whole.append([meter(accuracy, colour(place)), number])
     head: list[Content] = ["class", "images"]
     head += ["accuracy"] if len(runs) == 1 else [badge(run) for run in runs]
     about = f"Of the {split} split, the hardest class first."
@@ -172,9 +173,9 @@ def in_numbers(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Html
                 tag("td", count or "·", class_=kind, style=f"--v:{depth:.2f}" if count else None)
             )
         rows.append(cells)
-    head: list[Content] = ["true ↓ predicted →", *(name(text) for text in names)]
+    head: list[Content] = ["true ↓ taken for →", *(name(text) for text in names)]
     return table(
-        head, rows, "Images by true class (rows) and predicted class (columns)", "confusion"
+        head, rows, "Images: a row a true class, a column what it is taken for", "confusion"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer_lite.charts import Curve, curves, swatch
-from trainer_lite.page_parts import Content, Html, name, percent, table, tag
+from trainer_lite.page_parts import Content, Html, name, percent, shortened, table, tag
 from trainer_lite.report_parts import (
     badge,
     by_training,
@@ -20,6 +20,7 @@ from trainer_lite.report_parts import (
 Json = dict[str, Any]
 
 MOST_LISTED = 40  # epochs in the table
+LONGEST_REASON = 300  # characters
 ABOUT = (
     "Training loss is the mean over an epoch's steps, taken as the weights move. A ring marks the "
     "best epoch on val."
@@ -43,7 +44,11 @@ def learning(runs: Sequence[Json]) -> Html:
     lacking = [run for run in runs if run["history"] is None]
     if lacking:
         why = [
-            tag("li", [badge(run), " "] if len(runs) > 1 else None, name(run["history_missing"]))
+            tag(
+                "li",
+                [badge(run), " "] if len(runs) > 1 else None,
+                shortened(run["history_missing"], LONGEST_REASON),
+            )
             for run in lacking
         ]
         remedy = command("train", "FEATURES", "--out", lacking[0]["path"], "--force")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainer_lite.page_parts import Content, Html, byte_count, name, shortened, table, tag
@@ -17,38 +17,43 @@ def origin(content: Json) -> Html:
     """Backbone, features and adaptor, each by its hash; and what they were made with."""
     runs, features = content["runs"], content["features"]
     columns = [
-        distinct(runs, runs, lambda run: str(run["backbone"].get("identity", "")), backbone_card),
-        distinct(
+        cards(runs, "backbone", lambda run: str(run["backbone"].get("identity")), backbone_card),
+        cards(
             runs,
-            runs,
-            lambda run: str(run["features"].get("identity", "")),
+            "features",
+            lambda run: str(run["features"].get("identity")),
             lambda run: features_card(run, features),
         ),
-        distinct(runs, runs, lambda run: run["letter"], adaptor_card),
+        cards(runs, "adaptor", lambda run: run["letter"], adaptor_card),
     ]
     arrow = tag("span", "→", aria_hidden="true")
     chain = tag("div", columns[0], arrow, columns[1], arrow, columns[2], class_="chain")
-    paths = [run["path"] for run in runs]
-    given = [] if features is None else [features["path"]]
-    check = tag(
-        "p",
-        "Every hash anew, and whether they fit: ",
-        command("verify", "BACKBONE", *(given or ["FEATURES"]), *paths),
-        class_="note",
-    )
+    given = "FEATURES" if features is None else features["path"]
+    again = command("verify", "BACKBONE", given, *(run["path"] for run in runs))
+    check = tag("p", "Every hash anew, and whether they fit: ", again, class_="note")
     about = "Each names the one before it by a hash, so none can be taken for another."
     return heading("origin", "Where it comes from", about, [chain, check, versions(content)])
 
 
-def distinct(runs: Sequence[Json], shown: Sequence[Json], key: Any, card: Any) -> Html:
-    """A card for each of several things, with the badges of the runs that share it."""
+def cards(
+    runs: Sequence[Json],
+    kind: str,
+    key: Callable[[Json], str],
+    card: Callable[[Json], list[Content]],
+) -> Html:
+    """A card for each of several things of a kind, with the badges of the runs that share it."""
     groups: dict[str, list[Json]] = {}
-    for run in shown:
+    for run in runs:
         groups.setdefault(key(run), []).append(run)
     return tag(
         "ul",
         [
-            tag("li", card(same[0]), " ", badges(runs, [run["letter"] for run in same]))
+            tag(
+                "li",
+                tag("span", kind, " "),
+                badges(runs, [r["letter"] for r in same]),
+                card(same[0]),
+            )
             for same in groups.values()
         ],
     )
@@ -61,7 +66,6 @@ def backbone_card(run: Json) -> list[Content]:
     size = size.get("size") if isinstance(size, dict) else None
     known = [f"k = {short(backbone.get('k'))}", f"{size} px" if type(size) is int else None]
     return [
-        tag("span", "backbone"),
         tag("b", name(short(backbone.get("model", "not named")))),
         tag("span", ", ".join(text for text in known if text)),
         *hashes("identity", backbone.get("identity")),
@@ -73,7 +77,6 @@ def features_card(run: Json, given: Json | None) -> list[Content]:
     """The features that a run was trained on."""
     features = run["features"]
     parts: list[Content] = [
-        tag("span", "features"),
         tag("b", name(short(features.get("codec", "codec not named")))),
         *hashes("identity", features.get("identity")),
     ]
@@ -91,7 +94,6 @@ def features_card(run: Json, given: Json | None) -> list[Content]:
 def adaptor_card(run: Json) -> list[Content]:
     """An adaptor file."""
     return [
-        tag("span", "adaptor"),
         tag("b", name(run["name"])),
         tag("span", f"{byte_count(run['bytes'])}, {run['parameters']:,} parameters"),
         *hashes("sha256", run["sha256"]),
@@ -126,18 +128,24 @@ def versions(content: Json) -> Content:
 
 
 def training(runs: Sequence[Json]) -> Html:
-    """The options of each run; those that differ come first."""
-    keys = list(dict.fromkeys(str(key) for run in runs for key in run["training"]))
-    listed = [(key, [short(run["training"].get(key, "–")) for run in runs]) for key in keys]
+    """The options of each run, and the shape that came of them."""
+    about = None if len(runs) == 1 else "Those marked ≠ differ between the runs."
+    options = values_of(runs, "training", "option", "Options of training")
+    shape = values_of(runs, "config", "entry", "Configuration of the adaptor")
+    return heading("training", "Training options", about, tag("div", options, shape, class_="pair"))
+
+
+def values_of(runs: Sequence[Json], part: str, first: str, caption: str) -> Html:
+    """Entries of one part of every run; those that differ come first."""
+    keys = list(dict.fromkeys(str(key) for run in runs for key in run[part]))
+    listed = [(key, [short(run[part].get(key, "–")) for run in runs]) for key in keys]
     listed.sort(key=lambda entry: len(set(entry[1])) == 1)  # stable: in each half as it was
     rows: list[list[Content]] = []
     for key, values in listed:
         differ = len(set(values)) > 1
         shown = [tag("b", name(value)) if differ else name(value) for value in values]
         rows.append([[tag("b", name(key), " ≠") if differ else name(key)], *shown])
-    head = run_heads(runs, "option", "value")
-    about = None if len(runs) == 1 else "Options marked ≠ differ between the runs."
-    return heading("training", "Training options", about, table(head, rows, "Options of training"))
+    return table(run_heads(runs, first, "value"), rows, caption)
 
 
 def short(value: Any) -> str:

@@ -55,14 +55,23 @@ def badges(runs: Sequence[Json], letters: Sequence[str]) -> list[Html]:
     return [badge(run) for run in runs if run["letter"] in letters and len(runs) > 1]
 
 
-def missing(what: str, why: Content, remedy: Html) -> Html:
-    """What a section cannot show, why, and the command that gives it."""
-    return tag("div", tag("b", what, ". "), why, remedy, class_="missing")
+def missing(what: str, why: Content, *remedies: Html) -> Html:
+    """What a section cannot show, why, and the commands that give it."""
+    return tag("div", tag("b", what, ". "), why, remedies, class_="missing")
 
 
-def command(*words: object) -> Html:
-    """An edgetune command, as it is typed."""
-    return tag("code", "edgetune " + " ".join(shlex.quote(str(word)) for word in words))
+def command(*words: object, to: str | None = None) -> Html:
+    """An edgetune command, as it is typed; its words are not broken where they fit a line."""
+    typed = ["edgetune", *(shlex.quote(str(word)) for word in words)]
+    if to is not None:
+        typed += [">", shlex.quote(to)]
+    return tag(
+        "code",
+        [
+            [" " if index else None, tag("span", word, class_="word")]
+            for index, word in enumerate(typed)
+        ],
+    )
 
 
 def run_heads(runs: Sequence[Json], first: str, only: str) -> list[Content]:

@@ -34,6 +34,16 @@ def history_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.history.json")
 
 
+def out_of(adaptor: Path) -> Path:
+    """The OUT of the run that wrote a file, by its name: without `.best` or `.stopped`."""
+    for mark in MARKS:
+        if adaptor.stem.endswith(mark) and adaptor.stem != mark:
+            return adaptor.with_name(adaptor.stem[: -len(mark)] + adaptor.suffix)
+        if adaptor.suffix == mark:  # OUT had no suffix
+            return adaptor.with_suffix("")
+    return adaptor
+
+
 def write_history(
     out: Path,
     adaptors: Mapping[str, Path],
@@ -85,8 +95,7 @@ def history_of(adaptor: Path) -> formats.Json:
     Raises:
         FormatError: it is not there, is damaged, or is another file's.
     """
-    names = [adaptor.stem, *(adaptor.stem[: -len(m)] for m in MARKS if adaptor.stem.endswith(m))]
-    paths = [adaptor.with_name(f"{name}.history.json") for name in names if name]
+    paths = [history_path(adaptor), history_path(out_of(adaptor))]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
         raise FormatError(f"{paths[-1]} is not there")

@@ -48,16 +48,18 @@ def report(
     if images is not None and features is None:
         raise click.UsageError("--images needs --features, which say which image is which")
     from edge_runtime.atomic import refuse_unwritable, write_file
-    from edge_runtime.errors import DataError, require
+    from edge_runtime.errors import ConfigError, DataError, require
     from edge_runtime.features import FeatureFolder
     from trainer_lite.report import report as gather
     from trainer_lite.report_page import page
 
     refuse_unwritable(html, force=force)
+    if any(path.exists() and html.exists() and path.samefile(html) for path in runs):
+        raise ConfigError(f"{html} is one of the runs; give another name for the page")
     if images is not None:
-        require("PIL.Image", extra="vision")
         if not images.is_dir():
             raise DataError(f"{images} is no folder; give the one that the features come from")
+        require("PIL.Image", extra="vision")
     folder = None if features is None else FeatureFolder.open(features)
     with progress("reading", len(runs)) as advance:
         content = gather(runs, folder, profile, advance)

@@ -25,6 +25,7 @@ from trainer_lite.report_parts import (
     heading,
     meter,
     missing,
+    options_of,
     without_history,
 )
 
@@ -64,17 +65,9 @@ def memory(runs: Sequence[Json]) -> Html:
         parts.append(tag("div", memory_table(groups, runs), run_table(groups, runs), class_="pair"))
     if lacking:
         why = "It is in the run's history, which is not here. To plan such a run anew: "
-        remedy = command("plan", "FEATURES", *shape_options(lacking[0]))
+        remedy = command("plan", "FEATURES", *options_of(lacking[0]))
         parts.append(missing(f"No memory plan{without_history(runs)}", why, remedy))
     return heading("memory", "Memory", ABOUT_MEMORY if groups else None, parts)
-
-
-def shape_options(run: Json) -> list[object]:
-    """Options of `plan` that give the shape of a run."""
-    config = run["config"]
-    if config["kind"] == "linear":
-        return ["--kind", "linear"]
-    return ["--rank", config["rank"], "--blocks", config["blocks"], "--heads", config["heads"]]
 
 
 def memory_bars(groups: Sequence[Sequence[Json]], runs: Sequence[Json]) -> list[Html]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer_lite.charts import Curve, curves, swatch
+from trainer_lite.history import out_of
 from trainer_lite.page_parts import Content, Html, name, percent, shortened, table, tag
 from trainer_lite.report_parts import (
     badge,
@@ -14,6 +16,7 @@ from trainer_lite.report_parts import (
     heading,
     index_of,
     missing,
+    options_of,
     without_history,
 )
 
@@ -51,7 +54,9 @@ def learning(runs: Sequence[Json]) -> Html:
             )
             for run in lacking
         ]
-        remedy = command("train", "FEATURES", "--out", lacking[0]["path"], "--force")
+        first = lacking[0]
+        out = out_of(Path(first["path"]))
+        remedy = command("train", "FEATURES", "--out", out, "--force", *options_of(first))
         told = [tag("ul", why), "A run leaves its history beside OUT when it ends: "]
         parts.append(missing(f"No curves{without_history(runs)}", told, remedy))
     return heading("learning", "Learning curves", ABOUT if series else None, parts)

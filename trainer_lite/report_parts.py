@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_lite.charts import colour
+from trainer_lite.config import TrainConfig
 from trainer_lite.page_parts import Content, Html, tag
 
 Json = dict[str, Any]
@@ -72,6 +73,17 @@ def command(*words: object, to: str | None = None) -> Html:
             for index, word in enumerate(typed)
         ],
     )
+
+
+def options_of(run: Json) -> list[object]:
+    """The options of `train` that a run had and that are not the defaults."""
+    given, options = run["training"], []
+    kind = "linear" if given.get("kind") == "linear" else "attention"
+    for key, default in TrainConfig(kind=kind).to_json().items():
+        value = given.get(key, default)
+        if value is not None and (value != default or value == "linear"):
+            options += [f"--{key.replace('_', '-')}", value]
+    return options
 
 
 def run_heads(runs: Sequence[Json], first: str, only: str) -> list[Content]:

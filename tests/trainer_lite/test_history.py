@@ -14,7 +14,7 @@ import pytest
 from edge_runtime.errors import FormatError
 from tests.command_line import edgetune
 from tests.feature_folders import write_features
-from trainer_lite.history import history_of, read_history
+from trainer_lite.history import history_of, out_of, read_history
 
 FAST = ("--epochs", 3, "--batch-size", 8, "--rank", 4)
 
@@ -55,6 +55,22 @@ def test_it_is_found_for_its_own_adaptors_alone(trained: tuple[Path, Any], tmp_p
     moved.write_bytes(moved.read_bytes() + b" ")
     with pytest.raises(FormatError, match=r"is of another adaptor than elsewhere\.safetensors"):
         history_of(moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "out"),
+    [
+        ("a.st", "a.st"),
+        ("a.best.st", "a.st"),
+        ("a.stopped.st", "a.st"),
+        ("a.b.best.st", "a.b.st"),
+        ("a.best", "a"),
+        ("best.st", "best.st"),
+        (".best.st", ".best.st"),
+    ],
+)
+def test_names_lead_back_to_out(name: str, out: str) -> None:
+    assert out_of(Path("x") / name) == Path("x") / out
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_one_run_with_everything(folder: Path, tmp_path: Path) -> None:
     found = json.loads(edgetune("evaluate", folder / "a.st", features, "--json").stdout)
     assert f"{100 * found['accuracy']:.1f} % on test, 30 images" in page.text
     assert "edgetune train" not in page.text and "edgetune profile with a batch of 4" in page.text
-    for text in ("forward: ", "measured peak RSS", "float16 ← trained on", "✓ the folder given"):
+    for text in ("A training step: ", "measured peak RSS", "float16 ← trained on", "✓ the folder given"):
         assert text in page.text, text
     wrong = 30 - int(np.trace(found["confusion"]))
     pictures = [attributes["src"] for element, attributes in page.tags if element == "img"]
@@ -182,7 +182,7 @@ def test_what_is_not_there_is_said_with_the_command_that_gives_it(
     shutil.copy(folder / "a.st", tmp_path / "bare.st")
     page = report(tmp_path / "bare.st", "--html", tmp_path / "r.html")
     for what, command in (
-        ("No curves.", "edgetune train FEATURES --out"),
+        ("No curves.", "bare.st --force --rank 4 --epochs 4 --batch-size 8"),
         ("No accuracy by class.", "--features FEATURES"),
         ("No predictions.", "--features FEATURES"),
         ("No memory plan.", "edgetune plan FEATURES --rank 4"),
@@ -242,6 +242,9 @@ def test_refusals_are_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(told)
     assert "is the profile of another shape" in error(a, "--profile", tmp_path / "b.json")
     assert f"at most {MOST_RUNS} runs" in error(*[a] * (MOST_RUNS + 1))
+    copy = shutil.copy(a, tmp_path / "copy.st")
+    same = edgetune("report", copy, "--html", copy, "--force")
+    assert "is one of the runs" in same.error and Adaptor.load(copy)
     html.write_text("mine")
     assert "--force" in edgetune("report", a, "--html", html).error
     assert html.read_text() == "mine"

@@ -118,18 +118,36 @@ def dot(line: Curve, x: float, y: float, note: str | None = None, filled: bool =
 
 
 def end_labels(ends: Sequence[tuple[tuple[float, float], Curve]]) -> list[Html]:
-    """Names of curves at their ends, moved down where one would lie on another."""
-    placed: list[tuple[float, float, Curve]] = []
-    for (x, y), line in sorted(ends, key=lambda end: end[0][1]):
-        at = y + 4
-        for other_x, other_y, _ in placed:
-            if abs(x - other_x) < 2 * LABEL and at < other_y + LABEL:
-                at = other_y + LABEL
-        placed.append((x, at, line))
-    return [
-        tag("text", line.label, x=f"{x + 7:.1f}", y=f"{at:.1f}", class_="end")
-        for x, at, line in placed
-    ]
+    """Names of curves at their ends, moved apart where they would lie on each other."""
+    columns: dict[int, list[tuple[float, float, Curve]]] = {}
+    for (x, y), line in ends:
+        columns.setdefault(round(x), []).append((y + 4, x, line))
+    parts = []
+    for column in columns.values():
+        column.sort(key=lambda end: end[0])
+        places = spread([y for y, _, _ in column], LABEL, HEIGHT - BOTTOM + 2)
+        for place, (_, x, line) in zip(places, column):
+            at = f"{x + 7:.1f}"
+            parts.append(tag("text", line.label, x=at, y=f"{place:.1f}", class_="end"))
+    return parts
+
+
+def spread(wanted: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places at least `gap` apart and not above `most`, nearest to those wanted, which ascend.
+
+    Neighbours too close become a block, which lies where its members want it on average.
+    """
+    blocks: list[tuple[float, int]] = []  # where the first of each wants to lie, members
+    for index, place in enumerate(wanted):
+        block = (place - gap * index, 1)
+        while blocks and blocks[-1][0] >= block[0]:
+            start, count = blocks.pop()
+            both = count + block[1]
+            block = ((start * count + block[0] * block[1]) / both, both)
+        blocks.append(block)
+    starts = [start for start, count in blocks for _ in range(count)]
+    highest = most - gap * (len(wanted) - 1)
+    return [min(start, highest) + gap * index for index, start in enumerate(starts)]
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -146,8 +164,8 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def epoch_ticks(epochs: int) -> list[int]:
     """A few whole epochs, the first and the last among them."""
-    step = max(1, nice(epochs / 5))
-    inner = [e for e in range(int(step), epochs, int(step)) if epochs - e >= 0.6 * step and e > 1]
+    step = max(1, int(nice(epochs / 6)))
+    inner = [e for e in range(step, epochs, step) if min(e - 1, epochs - e) >= 0.6 * step]
     return sorted({1, *inner, epochs})
 
 

@@ -17,7 +17,7 @@ from edge_runtime.errors import ConfigError, FormatError, MismatchError
 from edge_runtime.feature_split import FeatureSplit
 from edge_runtime.features import FeatureFolder
 from edge_runtime.metrics import evaluation_of
-from edge_runtime.runtimes import open_adaptor
+from edge_runtime.runtimes import open_adaptor, runtime_of
 from trainer_lite.history import history_of
 
 Json = dict[str, Any]
@@ -77,19 +77,22 @@ def report(
 
 def run_names(paths: Sequence[Path]) -> list[str]:
     """File names without suffix; with as much of their folders as tells them apart."""
-    names = [path.stem for path in paths]
+    names = [path.stem if path.suffix == ".safetensors" else path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def facts(path: Path, adaptor: Classifier) -> Json:
     """What an adaptor says of itself, and the history of its run, or why there is none."""
-    history, missing = None, None
+    history, missing, runtime = None, None, runtime_of(path)
     try:
         history = history_of(path)
     except FormatError as error:
         missing = str(error)
+    if runtime != "numpy":
+        history, missing = None, f"{path} is a graph: its adaptor file has the history beside it"
     return {
         "path": str(path),
+        "runtime": runtime,
         "bytes": path.stat().st_size,
         "sha256": formats.file_sha256(path),
         "parameters": adaptor.config.parameter_count(),

@@ -26,6 +26,7 @@ from trainer_lite.report_parts import (
     meter,
     missing,
     options_of,
+    trained_path,
     without_history,
 )
 
@@ -159,7 +160,7 @@ def operations(content: Json) -> Html:
     """Where time goes, as a profile has it."""
     title, profile, runs = "Time by operation", content["profile"], content["runs"]
     if profile is None:
-        path = runs[0]["path"]
+        path = trained_path(runs)
         why = "A profile is measured on the device, which need not be where this page is written:"
         first = command("profile", path, "--json", to="profile.json")
         again = command("report", path, "--profile", "profile.json", "--html", "FILE")

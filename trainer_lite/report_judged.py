@@ -13,6 +13,7 @@ from trainer_lite.report_parts import badge, command, heading, meter, missing
 Json = dict[str, Any]
 
 MOST_CLASSES = 60  # listed by accuracy
+MOST_BARS = 4  # runs whose accuracies are drawn, and not only written
 MOST_NUMBERS = 20  # classes whose confusion is shown in numbers
 PAIRS = 12  # most frequent mistakes listed
 DEEPEST = 0.55  # opacity of a cell's colour: ink on it stays readable
@@ -40,6 +41,7 @@ def classes(content: Json) -> Html:
     title = "Accuracy by class"
     if split is None:
         return heading("classes", title, None, not_judged(content, "No accuracy by class"))
+    few = len(runs) <= MOST_BARS
     names, counts = runs[0]["classes"], [sum(row) for row in runs[0]["evaluation"]["confusion"]]
     found = [run["evaluation"]["per_class"] for run in runs]
 
@@ -54,14 +56,14 @@ def classes(content: Json) -> Html:
         cells: list[Content] = [name(names[index]), f"{counts[index]:,}"]
         for place, run in enumerate(runs):
             accuracy = run["evaluation"]["per_class"][index]
-            bar = None if accuracy is None else meter(accuracy, colour(place))
+            bar = None if accuracy is None else meter(accuracy, colour(place)) if few else None
             cells.append([bar, tag("span", percent(accuracy), class_="number")])
         rows.append(cells)
     whole: list[Content] = [tag("b", "all"), tag("b", f"{sum(counts):,}")]
     for place, run in enumerate(runs):
         accuracy = run["evaluation"]["accuracy"]
         number = tag("b", percent(accuracy), class_="number")
-        whole.append([meter(accuracy, colour(place)), number])
+        whole.append([meter(accuracy, colour(place)) if few else None, number])
     head: list[Content] = ["class", "images"]
     head += ["accuracy"] if len(runs) == 1 else [badge(run) for run in runs]
     about = f"Of the {split} split, the hardest class first."
@@ -138,7 +140,7 @@ def confused(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Html:
             for n, i, j in pairs[:PAIRS]
         ]
         head = ["is → taken for", "images", "of its class"]
-        parts.append(table(head, commonest, "The commonest mistakes"))
+        parts.append(table(head, commonest, "The commonest mistakes", "pairs"))
     return tag("div", parts, class_="pair")
 
 

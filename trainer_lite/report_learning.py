@@ -17,6 +17,7 @@ from trainer_lite.report_parts import (
     index_of,
     missing,
     options_of,
+    trained_path,
     without_history,
 )
 
@@ -55,7 +56,7 @@ def learning(runs: Sequence[Json]) -> Html:
             for run in lacking
         ]
         first = lacking[0]
-        out = out_of(Path(first["path"]))
+        out = out_of(Path(trained_path(lacking)))
         remedy = command("train", "FEATURES", "--out", out, "--force", *options_of(first))
         told = [tag("ul", why), "A run leaves its history beside OUT when it ends: "]
         parts.append(missing(f"No curves{without_history(runs)}", told, remedy))

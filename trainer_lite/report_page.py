@@ -191,7 +191,12 @@ def of_history(run: Json, show: Callable[[Json], str]) -> str:
 
 def shape(run: Json) -> str:
     """An adaptor's shape in a few words."""
-    config = run["config"]
+    config, words = run["config"], []
     if config["kind"] == "linear":
-        return f"linear, {config['pool']}"
-    return f"{config['blocks']} blocks of rank {config['rank']}, {config['pool']}"
+        words.append("linear")
+    else:
+        words.append(f"{config['blocks']} blocks of rank {config['rank']}")
+    words.append(config["pool"])
+    if run["runtime"] != "numpy":
+        words.append(run["runtime"])
+    return ", ".join(words)

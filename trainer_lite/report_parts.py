@@ -40,6 +40,11 @@ def by_training(runs: Sequence[Json]) -> list[list[Json]]:
     return list(groups.values())
 
 
+def trained_path(runs: Sequence[Json]) -> str:
+    """The first adaptor file among some runs, for a command that takes no graph."""
+    return next((str(run["path"]) for run in runs if run["runtime"] == "numpy"), "ADAPTOR")
+
+
 def without_history(runs: Sequence[Json]) -> str:
     """Which runs those are, behind "No curves": nothing where there is a single run."""
     letters = [run["letter"] for run in runs if run["history"] is None]

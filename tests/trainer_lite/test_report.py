@@ -17,7 +17,7 @@ from edge_runtime.features import FeatureFolder
 from tests.command_line import edgetune
 from tests.feature_folders import alter_manifest, write_features
 from tests.problems import config_of, random_parameters
-from trainer_lite.charts import MOST_POINTS, Curve, curves, matrix, thinned
+from trainer_lite.charts import MOST_POINTS, Curve, curves, matrix, spread, thinned
 from trainer_lite.page_parts import Html, name, tag
 from trainer_lite.report import MOST_RUNS
 
@@ -114,7 +114,12 @@ def test_one_run_with_everything(folder: Path, tmp_path: Path) -> None:
     found = json.loads(edgetune("evaluate", folder / "a.st", features, "--json").stdout)
     assert f"{100 * found['accuracy']:.1f} % on test, 30 images" in page.text
     assert "edgetune train" not in page.text and "edgetune profile with a batch of 4" in page.text
-    for text in ("A training step: ", "measured peak RSS", "float16 ← trained on", "✓ the folder given"):
+    for text in (
+        "A training step: ",
+        "measured peak RSS",
+        "float16 ← trained on",
+        "✓ the folder given",
+    ):
         assert text in page.text, text
     wrong = 30 - int(np.trace(found["confusion"]))
     pictures = [attributes["src"] for element, attributes in page.tags if element == "img"]
@@ -306,6 +311,10 @@ def test_curves_bear_any_run() -> None:
         assert "nan" not in drawn and "inf" not in drawn
         if all(v is None or 0 <= v <= 1 for v in values):
             assert "%" in curves("t", "d", [Curve(7, "A", values)], fractions=True)
+    for wanted in ([5.0], [1, 2, 3.0, 80, 200, 201], [float(x) for x in range(9)]):
+        found = spread(wanted, 13, 210)
+        assert all(b - a > 12.999 for a, b in zip(found, found[1:])) and found[-1] <= 210.001
+    assert spread([10, 50, 60, 90], 13, 210) == [10, 48.5, 61.5, 90]
     points = [(float(x), float(x == 4321)) for x in range(10_000)]
     kept = thinned(points)
     assert len(kept) <= MOST_POINTS and (4321.0, 1.0) in kept

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 48, 12, 36
 MOST_POINTS = 300  # of a curve
 LABEL = 13  # height of a name at a curve's end
+TINY = 1e-30  # what is below is drawn as 0
 SHADES = 6
 MOST_CELLS = 20_000  # of a matrix that are drawn
 DASHES = ("", "6 3")  # the second for runs beyond as many as there are colours
@@ -76,8 +77,8 @@ def curves(
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="axis"))
         parts.append(tag("text", text, x=LEFT - 6, y=f"{y(value) + 4:.1f}", text_anchor="end"))
     for epoch in epoch_ticks(epochs):
-        at = f"{x(epoch):.1f}"
-        parts.append(tag("text", epoch, x=at, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
+        at, side = f"{x(epoch):.1f}", "end" if 1 < epoch == epochs else "middle"
+        parts.append(tag("text", epoch, x=at, y=HEIGHT - BOTTOM + 16, text_anchor=side))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(tag("text", f"epoch{scale.note}", x=middle, y=HEIGHT - 4, text_anchor="middle"))
     ends = []
@@ -125,7 +126,7 @@ def end_labels(ends: Sequence[tuple[tuple[float, float], Curve]]) -> list[Html]:
     parts = []
     for column in columns.values():
         column.sort(key=lambda end: end[0])
-        places = spread([y for y, _, _ in column], LABEL, HEIGHT - BOTTOM + 2)
+        places = spread([y for y, _, _ in column], LABEL, HEIGHT - 4)
         for place, (_, x, line) in zip(places, column):
             at = f"{x + 7:.1f}"
             parts.append(tag("text", line.label, x=at, y=f"{place:.1f}", class_="end"))
@@ -205,12 +206,12 @@ class Amounts:
 
     def __init__(self, values: Sequence[float]):
         least, most = min(values), max(values)
-        self.logarithmic = least > 0 and most / least > 20
+        self.logarithmic = least > TINY and most / least > 20
         self.note = ", loss on a logarithmic scale" if self.logarithmic else ""
         if self.logarithmic:
             self.low, self.high = math.log10(least), math.log10(most)
         else:
-            self.step = nice(most / 4) if most > 0 else 1.0
+            self.step = nice(most / 4) if most > TINY else 1.0
             self.low, self.high = min(0.0, least), math.ceil(most / self.step) * self.step or 1.0
 
     def place(self, value: float) -> float:

@@ -7,7 +7,6 @@ another's. docs/formats.md says what it holds.
 
 from __future__ import annotations
 
-import math
 import sys
 import zlib
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ MARKS = (".best", ".stopped")  # as outputs.py puts them before a suffix
 PIECE_BYTES = 1 << 16
 WHOLE = ("steps", "skipped_steps", "threads")
 PLANNED = ("tile_images", "lanes", "predicted_peak_rss_bytes", "peak_rss_bytes")
-FRACTIONS = ("train_accuracy", "val_accuracy")
+MOST = 1e30  # of losses, rates, seconds: what is above is no measurement
 
 
 def history_path(out: Path) -> Path:
@@ -124,17 +123,16 @@ def read_history(path: Path) -> formats.Json:
         if not isinstance(entry, dict) or entry.get("epoch") != number:
             raise FormatError(f"{path}: epoch {number} is missing or damaged")
         for key in ("train_loss", "rate"):
-            formats.field(entry, key, (int, float), path)
-        for key in FRACTIONS:
-            check_fraction(entry, key, path)
-    check_fraction(content, "test_accuracy", path)
+            check_number(entry, key, MOST, path)
+        for key in ("train_accuracy", "val_accuracy"):
+            check_number(entry, key, 1.0, path, known=key != "val_accuracy")
+    check_number(content, "test_accuracy", 1.0, path, known=False)
+    check_number(content, "seconds", MOST, path)
     for key in WHOLE:
         formats.whole(content, key, 0, path)
-    best = content.get("best_epoch")
+    best = content.get("best_epoch", 0)
     if best is not None and not (type(best) is int and 1 <= best <= len(epochs)):
         raise FormatError(f"{path}: entry 'best_epoch' names no epoch")
-    if not 0 <= formats.field(content, "seconds", (int, float), path) < math.inf:
-        raise FormatError(f"{path}: entry 'seconds' is no time")
     memory = formats.field(content, "memory", dict, path)
     for key in (*PLANNED, *(f"{part}_bytes" for part in PARTS)):
         formats.whole(memory, key, 0, path)
@@ -144,11 +142,14 @@ def read_history(path: Path) -> formats.Json:
     return content
 
 
-def check_fraction(content: Mapping[str, Any], key: str, path: Path) -> None:
-    """FormatError where an entry is neither null nor a number from 0 to 1."""
-    known = content.get(key) is not None
-    if known and not 0 <= formats.field(content, key, (int, float), path) <= 1:
-        raise FormatError(f"{path}: entry {key!r} must be 0 to 1")
+def check_number(
+    content: Mapping[str, Any], key: str, most: float, path: Path, *, known: bool = True
+) -> None:
+    """FormatError where an entry is no number from 0 to `most`; null is one that is not known."""
+    if not known and key in content and content[key] is None:
+        return
+    if not 0 <= formats.field(content, key, (int, float), path) <= most:
+        raise FormatError(f"{path}: entry {key!r} must be from 0 to {most:g}")
 
 
 def file_crc32(path: Path) -> int:

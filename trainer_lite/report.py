@@ -18,7 +18,7 @@ from edge_runtime.feature_split import FeatureSplit
 from edge_runtime.features import FeatureFolder
 from edge_runtime.metrics import evaluation_of
 from edge_runtime.runtimes import open_adaptor, runtime_of
-from trainer_lite.history import history_of
+from trainer_lite.history import MOST, check_number, history_of
 
 Json = dict[str, Any]
 
@@ -201,11 +201,11 @@ def check_stage(stage: Mapping[str, Any], path: Path) -> None:
     """FormatError where a stage of a profile is not as `profile_table.stage_object` makes it."""
     formats.whole(stage, "images", 1, path)
     for key in ("seconds", "other_seconds"):  # of very short stages even below 0: clocks' own time
-        formats.field(stage, key, (int, float), path)
+        if formats.field(stage, key, (int, float), path) > MOST:
+            raise FormatError(f"{path}: {key} is no time")
     for operation in formats.field(stage, "operations", list, path):
         if not isinstance(operation, dict):
             raise FormatError(f"{path}: an operation is not an object")
         formats.field(operation, "section", str, path)
         for key in OPERATION:
-            if formats.field(operation, key, (int, float), path) < 0:
-                raise FormatError(f"{path}: {key} is below 0")
+            check_number(operation, key, MOST, path)

@@ -159,29 +159,27 @@ def best_epoch(run: Json) -> Json | None:
 
 def run_table(content: Json) -> Html:
     """A line a run."""
-    split = content["split"]
-    columns: list[tuple[str, Callable[[Json], Content]]] = [
-        ("run", lambda run: [swatch(index_of(run)), " ", badge(run), " ", name(run["name"])]),
-        ("adaptor", shape),
-        ("parameters", lambda run: f"{run['parameters']:,}"),
-        ("file", lambda run: byte_count(run["bytes"])),
-        ("epochs", lambda run: of_history(run, lambda h: f"{len(h['epochs'])}")),
-        ("best val", lambda run: percent((best_epoch(run) or {}).get("val_accuracy"))),
-        ("time", lambda run: of_history(run, lambda h: seconds(h["seconds"]))),
-        (
-            "peak RSS",
-            lambda run: of_history(run, lambda h: mebibytes(h["memory"]["peak_rss_bytes"])),
-        ),
+    head = ["run", f"on {content['split']}" if content["split"] else "test, last epoch"]
+    head += ["best val", "adaptor", "parameters", "file", "epochs", "time", "peak RSS"]
+    rows = [run_row(run) for run in content["runs"]]
+    return tag("section", table(head, rows, "The runs of this page", "wide"))
+
+
+def run_row(run: Json) -> list[Content]:
+    """A run's figures; those of its own test split where it was not judged here."""
+    evaluation = run["evaluation"]
+    tested = of_history(run, lambda history: percent(history["test_accuracy"]))
+    return [
+        [swatch(index_of(run)), " ", badge(run), " ", name(run["name"])],
+        tag("b", percent(evaluation["accuracy"])) if evaluation else tested,
+        percent((best_epoch(run) or {}).get("val_accuracy")),
+        shape(run),
+        f"{run['parameters']:,}",
+        byte_count(run["bytes"]),
+        of_history(run, lambda history: f"{len(history['epochs']):,}"),
+        of_history(run, lambda history: seconds(history["seconds"])),
+        of_history(run, lambda history: mebibytes(history["memory"]["peak_rss_bytes"])),
     ]
-    if split is None:
-        tested = lambda run: of_history(run, lambda h: percent(h["test_accuracy"]))  # noqa: E731
-        columns.insert(3, ("test, last epoch", tested))
-    else:
-        judged = lambda run: tag("b", percent(run["evaluation"]["accuracy"]))  # noqa: E731
-        columns.insert(3, (f"on {split}", judged))
-    rows = [[show(run) for _, show in columns] for run in content["runs"]]
-    listed = table([head for head, _ in columns], rows, "The runs of this page", "wide")
-    return tag("section", listed)
 
 
 def of_history(run: Json, show: Callable[[Json], str]) -> str:

@@ -77,7 +77,7 @@ def train(
     from trainer_lite.stops import InterruptedRunError, StoppedError
     from trainer_lite.trainer import Trainer
 
-    outputs = Outputs(out)
+    outputs = Outputs(out, threads=threads, memory_budget=memory_budget)
     refuse_unwritable(out, force=force)
     config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
@@ -116,7 +116,7 @@ def train(
             click.get_current_context().exit(requested.exit_code)
         except StoppedError as error:
             raise type(error)(f"{error}{outputs.keep(error)}") from None
-        warning = outputs.write(result, threads=threads, memory_budget=memory_budget)
+        warning = outputs.write(result)
     if warning:
         say(warning)
     if checkpoints is not None:

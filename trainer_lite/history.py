@@ -44,17 +44,17 @@ def out_of(adaptor: Path) -> Path:
 
 
 def write_history(
-    out: Path,
+    path: Path,
     adaptors: Mapping[str, Path],
     result: TrainResult,
     *,
     threads: int,
     memory_budget: int | None,
 ) -> None:
-    """Writes the history of a finished run.
+    """Writes the history of a run that has come to its end.
 
     Args:
-        adaptors: the files that it wrote, by what they are: `last`, `best`.
+        adaptors: the files that it wrote, by what they are: `last`, `best`, `stopped`.
 
     Raises:
         OSError: it cannot be written.
@@ -63,7 +63,7 @@ def write_history(
     content = {
         "format": formats.HISTORY,
         "version": formats.VERSION,
-        "adaptors": {name: file_crc32(path) for name, path in adaptors.items()},
+        "adaptors": {name: file_crc32(file) for name, file in adaptors.items()},
         "epochs": [asdict(report) for report in result.history],
         "best_epoch": None if best is None else best.epoch,
         "test_accuracy": None if result.test is None else result.test.accuracy,
@@ -85,7 +85,7 @@ def write_history(
             "python": ".".join(map(str, sys.version_info[:3])),
         },
     }
-    formats.write_json(history_path(out), content)
+    formats.write_json(path, content)
 
 
 def history_of(adaptor: Path) -> formats.Json:

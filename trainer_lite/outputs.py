@@ -18,8 +18,8 @@ from trainer_lite.stops import StoppedError
 class Outputs:
     """Names beside `last`: `.best`, `.stopped` before its suffix; `.history.json` in its place."""
 
-    def __init__(self, last: Path):
-        self.last = last
+    def __init__(self, last: Path, *, threads: int = 1, memory_budget: int | None = None):
+        self.last, self.threads, self.memory_budget = last, threads, memory_budget
         self.best = last.with_name(f"{last.stem}.best{last.suffix}")
         self.stopped = last.with_name(f"{last.stem}.stopped{last.suffix}")
         self.history = history_path(last)
@@ -40,26 +40,38 @@ class Outputs:
             for path in (self.last, self.history, *paths):
                 remove_leftovers(path)
 
-    def write(self, result: TrainResult, *, threads: int, memory_budget: int | None) -> str:
-        """Writes the last epoch's adaptor and the history; what people are to hear of it. A run
-        does not fail for want of its history."""
+    def write(self, result: TrainResult) -> str:
+        """Writes the last epoch's adaptor and the history; what people are to hear of it."""
         result.adaptor.save(self.last)
-        adaptors = {"last": self.last}
-        if result.best_epoch is not None:
-            adaptors["best"] = self.best
-        try:
-            write_history(self.last, adaptors, result, threads=threads, memory_budget=memory_budget)
-        except OSError as error:
-            return f"warning: no history was written: {error}"
-        return ""
+        return self._write_history("last", self.last, result)
 
     def keep(self, error: StoppedError) -> str:
         """Writes what a stopped run had learnt; how its message goes on."""
-        if error.adaptor is None:
+        if error.result is None:
             return ""
-        error.adaptor.save(self.stopped)
+        error.result.adaptor.save(self.stopped)
+        warning = ""
+        if error.result.history:
+            warning = self._write_history("stopped", self.stopped, error.result)
         more = ", and --resume can go on" if error.saved else ""
-        return f"; what was learnt so far is in {self.stopped}{more}"
+        return f"; what was learnt so far is in {self.stopped}{more}{warning and '; ' + warning}"
+
+    def _write_history(self, name: str, path: Path, result: TrainResult) -> str:
+        """A warning where it cannot be written: no run fails for that."""
+        adaptors = {name: path}
+        if result.best_epoch is not None:
+            adaptors["best"] = self.best
+        try:
+            write_history(
+                self.history,
+                adaptors,
+                result,
+                threads=self.threads,
+                memory_budget=self.memory_budget,
+            )
+        except OSError as error:
+            return f"warning: no history was written: {error}"
+        return ""
 
 
 def is_of_run(path: Path, config: TrainConfig, features: FeatureFolder) -> bool:

@@ -131,3 +131,18 @@ def test_a_run_does_not_fail_for_want_of_its_history(
     assert found.exit_code == 0 and out.exists()
     assert "warning: no history was written" in found.stderr
     assert sorted(p.name for p in tmp_path.glob("*c.*")) == ["c.best.safetensors", "c.safetensors"]
+
+
+def test_a_run_that_was_stopped_leaves_the_epochs_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, out = write_features(tmp_path / "features").path, tmp_path / "d.st"
+    asked = iter([0] * 7)  # an epoch is 3 steps: the third epoch's second passes the budget
+    monkeypatch.setattr("trainer_lite.budget.peak_rss_bytes", lambda: next(asked, 1 << 40))
+    found = edgetune("train", features, "--out", out, *FAST, "--memory-budget", "8GiB")
+    assert found.exit_code == 1 and "what was learnt so far is in" in found.stderr
+    assert not out.exists()
+    for name in ("d.stopped.st", "d.best.st"):
+        history = history_of(tmp_path / name)
+        assert (len(history["epochs"]), history["steps"]) == (2, 8)
+        assert history["memory"]["memory_budget_bytes"] == 8 << 30

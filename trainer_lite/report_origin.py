@@ -27,7 +27,8 @@ def origin(content: Json) -> Html:
         cards(runs, "adaptor", lambda run: run["letter"], adaptor_card),
     ]
     arrow = tag("span", "→", aria_hidden="true")
-    chain = tag("div", columns[0], arrow, columns[1], arrow, columns[2], class_="chain")
+    kind = "chain many" if len(runs) > 2 else "chain"
+    chain = tag("div", columns[0], arrow, columns[1], arrow, columns[2], class_=kind)
     given = "FEATURES" if features is None else features["path"]
     again = command("verify", "BACKBONE", given, *(run["path"] for run in runs))
     check = tag("p", "Every hash anew, and whether they fit: ", again, class_="note")

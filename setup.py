@@ -51,7 +51,7 @@ setup(
     ],
     package_data={
         "edge_runtime": ["py.typed"],
-        "trainer_lite": ["py.typed", "golden.json", "profile_page.html"],
+        "trainer_lite": ["py.typed", "golden.json", "profile_page.html", "page.css", "report.css"],
         "export": ["py.typed"],
         "export.installer": ["install.sh"],
     },

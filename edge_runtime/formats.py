@@ -23,6 +23,7 @@ SHARD = "edgetune.shard"
 ADAPTOR = "edgetune.adaptor"
 GRAPH = "edgetune.graph"
 RUN = "edgetune.run"
+HISTORY = "edgetune.history"
 BOARD = "edgetune.board"
 CHECKPOINT = "edgetune.checkpoint"
 VERSION = 1

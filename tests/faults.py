@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.feature_folders import write_features
 from trainer_lite.generation import load
+from trainer_lite.history import history_of
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("seconds", "rate", "second", "rss", "checkpoint", "share")  # in names of what may differ
@@ -135,7 +136,12 @@ class Site:
         assert metrics == self.reference[2]
         assert best == self.reference[1], "the best epoch's adaptor differs"
         assert out == self.reference[0], "the adaptor differs"
-        assert self.files() == ["out/a.best.safetensors", "out/a.safetensors"]
+        assert self.files() == [
+            "out/a.best.safetensors",
+            "out/a.history.json",
+            "out/a.safetensors",
+        ]
+        assert len(history_of(self.out)["epochs"]) == metrics["epochs"]
 
     def files(self) -> list[str]:
         """All that the run has written."""

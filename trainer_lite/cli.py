@@ -54,7 +54,8 @@ def train(
 
     The file OUT holds the last epoch. Where there is a val split, the epoch that did best on it is
     kept beside it, as OUT with `.best` before its suffix, from the moment it is known. The test
-    split, if there is one, is only reported.
+    split, if there is one, is only reported. What `edgetune report` shows of the run is kept as OUT
+    with `.history.json` in place of its suffix.
 
     With --checkpoint, a run that was killed goes on when the same command is given again with
     --resume, and ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at
@@ -76,7 +77,7 @@ def train(
     from trainer_lite.stops import InterruptedRunError, StoppedError
     from trainer_lite.trainer import Trainer
 
-    outputs = Outputs(out)
+    outputs = Outputs(out, threads=threads, memory_budget=memory_budget)
     refuse_unwritable(out, force=force)
     config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
@@ -115,7 +116,9 @@ def train(
             click.get_current_context().exit(requested.exit_code)
         except StoppedError as error:
             raise type(error)(f"{error}{outputs.keep(error)}") from None
-        result.adaptor.save(outputs.last)
+        warning = outputs.write(result)
+    if warning:
+        say(warning)
     if checkpoints is not None:
         checkpoints.clear()
     summary = summarise(result, checkpoints)

@@ -54,6 +54,6 @@ class TrainResult:
     @property
     def best_epoch(self) -> EpochReport | None:
         """The first epoch with the best validation accuracy; None where there was none."""
-        if self.history[-1].val_accuracy is None:
+        if not self.history or self.history[-1].val_accuracy is None:
             return None
         return max(self.history, key=lambda report: report.val_accuracy or 0.0)

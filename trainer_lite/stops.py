@@ -1,6 +1,6 @@
 """Why a run may end before its end.
 
-StoppedError             an EdgeError; `adaptor` is what was learnt so far
+StoppedError             an EdgeError; `result` is what the run had come to
 ├── BudgetPassedError    it took more memory than its budget
 ├── NotFiniteError       steps whose loss or gradient is not finite, one after the other
 └── InterruptedRunError  it was asked to stop
@@ -8,21 +8,21 @@ StoppedError             an EdgeError; `adaptor` is what was learnt so far
 
 from __future__ import annotations
 
-from edge_runtime.adaptor import Adaptor
 from edge_runtime.errors import BudgetError, DataError, EdgeError
+from trainer_lite.reports import TrainResult
 
 
 class StoppedError(EdgeError):
     """A run stopped.
 
-    `learnt`: whether what it has is worth keeping. `adaptor` is then what it had learnt, and
+    `learnt`: whether what it has is worth keeping. `result` is then what it had come to, and
     `saved` says whether a checkpoint holds its state.
     """
 
     def __init__(self, message: str, *, learnt: bool = True):
         super().__init__(message)
         self.learnt = learnt
-        self.adaptor: Adaptor | None = None
+        self.result: TrainResult | None = None
         self.saved = False
 
 

@@ -186,7 +186,7 @@ class _Run:
     def _stopped(self, error: StoppedError) -> StoppedError:
         """Saves what is worth it, and tells the error."""
         if error.learnt:
-            error.adaptor = self._adaptor()
+            error.result = self._result(None)
             error.saved = self._save()
         return error
 
@@ -208,9 +208,14 @@ class _Run:
                 self.trainer.on_epoch(report)
         names = self.features.split_names
         test = self._evaluate(self.features.split("test")) if "test" in names else None
+        return self._result(test)
+
+    def _result(self, test: Evaluation | None) -> TrainResult:
+        """What the run has come to."""
+        best, progress = self.state.best, self.state.progress
         return TrainResult(
             adaptor=self._adaptor(),
-            best=None if on_best or state.best is None else self._adaptor(state.best),
+            best=None if self.trainer.on_best or best is None else self._adaptor(best),
             plan=self.plan,
             history=progress.history,
             test=test,

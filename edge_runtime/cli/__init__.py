@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "edge_runtime.cli.predict:predict",
     "codecs": "trainer_lite.codecs_cli:codecs",
     "profile": "trainer_lite.profile_cli:profile",
+    "report": "trainer_lite.report_cli:report",
     "calibrate": "trainer_lite.calibrate_cli:calibrate",
     "selftest": "trainer_lite.selftest_cli:selftest",
     "inspect": "edge_runtime.cli.inspect:inspect",

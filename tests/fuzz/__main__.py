@@ -27,6 +27,8 @@ NAMES = (
     "backbone-manifest",
     "board",
     "checkpoint",
+    "history",
+    "profile",
     "request",
     "answer",
     "http",

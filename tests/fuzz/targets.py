@@ -37,7 +37,10 @@ from tests.fuzz import served
 from tests.problems import config_of, random_parameters
 from trainer_lite import generation
 from trainer_lite.board import Board
+from trainer_lite.history import PARTS, read_history
 from trainer_lite.progress import Progress
+from trainer_lite.report import read_profile, report
+from trainer_lite.report_page import page
 
 TOKENS, DIM = 3, 4
 
@@ -165,6 +168,31 @@ def installer_manifest(data: bytes) -> None:
         install.check_files(folder(), manifest)
 
 
+def history(data: bytes) -> None:
+    """And the page that shows it."""
+    content = reported()
+    run = {**content["runs"][0], "history": read_history(put("history.json", data))}
+    shown(page({**content, "runs": [run]}))
+    shown(page({**content, "runs": [run, {**run, "letter": "B", "history": None}]}))
+
+
+def profile(data: bytes) -> None:
+    """And the page that shows it."""
+    content = reported()
+    found = read_profile(put("profile.json", data), content["runs"])
+    shown(page({**content, "profile": found}))
+
+
+@functools.cache
+def reported() -> formats.Json:
+    """What a report knows of an adaptor by itself."""
+    return report([put("reported.safetensors", adaptor_seeds()[0])])
+
+
+def shown(text: str) -> None:
+    assert "<script" not in text and ">nan" not in text and '"nan' not in text
+
+
 # --- seeds ---------------------------------------------------------------------------------------
 
 
@@ -230,6 +258,34 @@ def image_seeds() -> list[bytes]:
     return found
 
 
+def history_seeds() -> list[bytes]:
+    sizes = dict.fromkeys(("tile_images", "lanes", *(f"{part}_bytes" for part in PARTS)), 1)
+    sizes.update(predicted_peak_rss_bytes=9, peak_rss_bytes=8)
+    epoch = {"train_loss": 2.5, "train_accuracy": 0.5, "val_accuracy": None, "rate": 7.5}
+    content = {
+        "format": formats.HISTORY,
+        "version": formats.VERSION,
+        "adaptors": {"last": 7},
+        "epochs": [{**epoch, "epoch": 1}, {**epoch, "epoch": 2, "val_accuracy": 0.25}],
+        "best_epoch": 2,
+        "test_accuracy": None,
+        **dict.fromkeys(("steps", "skipped_steps", "seconds", "threads"), 3),
+        "memory": {**sizes, "memory_budget_bytes": 10},
+        "versions": {"numpy": "2", "<script>": "<b>"},
+    }
+    return [json.dumps(content).encode()]
+
+
+def profile_seeds() -> list[bytes]:
+    counted = ("macs", "flops", "bytes", "runs")
+    operation = {**dict.fromkeys(counted, 5), "seconds": 0.5, "limit_seconds": 1e-3}
+    named = {**operation, "section": "forward: <script>", "operation": "matmul"}
+    stage = {"images": 4, "seconds": 1.5, "other_seconds": 0.5, "operations": [named, named]}
+    config = reported()["runs"][0]["config"]
+    content = {"config": config, "training": stage, "inference": stage, "tile_images": 2}
+    return [json.dumps(content).encode()]
+
+
 def installer_seeds() -> list[bytes]:
     put("wheel.whl", b"wheel")
     content = {
@@ -257,6 +313,8 @@ TARGETS = {
     "backbone-manifest": Target(backbone_manifest, backbone_seeds),
     "board": Target(board, board_seeds),
     "checkpoint": Target(checkpoint, checkpoint_seeds),
+    "history": Target(history, history_seeds),
+    "profile": Target(profile, profile_seeds),
     "request": Target(request, lambda: message_seeds("inputs")),
     "answer": Target(answer, lambda: message_seeds("outputs")),
     "http": Target(http, served.seeds),

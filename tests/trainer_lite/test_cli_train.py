@@ -82,7 +82,12 @@ def test_json_tells_all_there_is_to_know(written: Written, tmp_path: Path) -> No
 def test_last_and_best_epoch_are_written(written: Written, tmp_path: Path) -> None:
     out = tmp_path / "new" / "a.safetensors"
     content = summary(written.path, out, "--epochs", 4)
-    assert files(tmp_path) == ["new", "new/a.best.safetensors", "new/a.safetensors"]
+    assert files(tmp_path) == [
+        "new",
+        "new/a.best.safetensors",
+        "new/a.history.json",
+        "new/a.safetensors",
+    ]
     best = Adaptor.load(out.with_name("a.best.safetensors"))
     found = best.evaluate(FeatureFolder.open(written.path).split("val")).accuracy
     assert found == content["best_val_accuracy"]
@@ -132,14 +137,14 @@ def test_splits_that_are_not_there_are_not_reported(
     content = summary(written.path, tmp_path / "a")
     assert content.pop("memory_budget_bytes") is None
     assert [name for name, value in content.items() if value is None] == missing
-    assert files(tmp_path) == (["a", "a.best"] if "val" in rows else ["a"])
+    assert files(tmp_path) == ["a", *(["a.best"] if "val" in rows else []), "a.history.json"]
 
 
 def test_fitting_on_val_too_leaves_nothing_to_validate_on(written: Written, tmp_path: Path) -> None:
     content = summary(written.path, tmp_path / "a", "--fit-on", "train+val")
     assert content["val_accuracy"] is None and content["test_accuracy"] is not None
     assert content["steps"] == 2 * 4  # 32 images in batches of 8
-    assert files(tmp_path) == ["a"]
+    assert files(tmp_path) == ["a", "a.history.json"]
 
 
 def test_the_same_seed_gives_the_same_bytes(written: Written, tmp_path: Path) -> None:

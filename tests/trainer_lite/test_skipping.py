@@ -69,7 +69,7 @@ def test_several_in_a_row_end_the_run_with_the_batch_named(
         fit(folder, [])
     assert "3 steps in a row had to be skipped" in str(raised.value)
     assert "the last with batch 3 of epoch 2 (rows " in str(raised.value)
-    assert raised.value.learnt and raised.value.adaptor is not None
+    assert raised.value.learnt and raised.value.result is not None
 
 
 def test_nothing_is_kept_of_a_run_that_learnt_nothing(
@@ -78,7 +78,7 @@ def test_nothing_is_kept_of_a_run_that_learnt_nothing(
     spoil(monkeypatch, "gradient", 1, 2, 3)
     with pytest.raises(NotFiniteError) as raised:
         fit(folder, [])
-    assert raised.value.adaptor is None
+    assert raised.value.result is None
 
 
 @pytest.mark.parametrize("size", [5, CHUNK, 2 * CHUNK + 7])

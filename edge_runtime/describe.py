@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_runtime import formats, tensorfile
 from edge_runtime.adaptor import Adaptor
+from edge_runtime.basis import Basis
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import FormatError
 from edge_runtime.features import FeatureFolder
@@ -86,6 +87,11 @@ def _graph(path: Path) -> formats.Json:
     return {"format": formats.GRAPH, **stored, **_trained(graph, path)}
 
 
+def basis_entry(basis: Basis) -> formats.Json:
+    """What is told of a basis besides its numbers."""
+    return {"identity": basis.identity, "width": basis.width, "embed_dim": basis.embed_dim}
+
+
 def _trained(adaptor: Classifier, path: Path) -> formats.Json:
     return {
         "version": formats.VERSION,
@@ -93,6 +99,7 @@ def _trained(adaptor: Classifier, path: Path) -> formats.Json:
         "class_names": adaptor.classes,
         "parameters": adaptor.config.parameter_count(),
         "bytes": path.stat().st_size,
+        **({} if adaptor.basis is None else {"basis": basis_entry(adaptor.basis)}),
         "backbone": adaptor.backbone,
         "features": adaptor.features,
         "training": adaptor.training,

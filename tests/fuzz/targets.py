@@ -30,7 +30,7 @@ from edge_runtime.feature_split import FeatureSplit, Shard
 from edge_runtime.features import FeatureFolder
 from edge_runtime.preprocess import load_image
 from edge_runtime.runtimes import runtime_of
-from edge_runtime.served_model import codec_of_output
+from edge_runtime.served_model import forms_of_outputs
 from tests.edge_runtime import tiny_backbone
 from tests.feature_folders import BACKBONE, write_features
 from tests.problems import config_of, random_parameters
@@ -133,7 +133,7 @@ def request(data: bytes) -> None:
     message = open_inference.parse(data[1:], announced, "inputs")
     from export.serve.model import request_id, wanted
 
-    wanted(message, codec_of_output(197, 1))
+    wanted(message, forms_of_outputs(197, 1))
     request_id(message)
 
 

@@ -108,9 +108,18 @@ def create_app(
 def offered_bases(
     backbone: Backbone, features: FeatureFolder | None, bases: Sequence[Basis]
 ) -> tuple[Basis, ...]:
-    """Each basis once, that of the published features among them; refuses those of other widths."""
-    published = [] if features is None or features.basis is None else [features.basis]
-    found = {basis.identity: basis for basis in (*bases, *published)}
+    """Each basis once, that of the published features among them if they are of this backbone.
+
+    Raises:
+        MismatchError: a basis of features of another width.
+    """
+    found = {basis.identity: basis for basis in bases}
+    if (
+        features is not None
+        and features.basis is not None
+        and features.backbone["identity"] == backbone.reference["identity"]
+    ):
+        found[features.basis.identity] = features.basis
     for basis in found.values():
         basis.check_width(backbone.embed_dim)
     return tuple(found.values())

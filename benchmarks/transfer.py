@@ -40,7 +40,14 @@ PATH = click.Path(path_type=Path)
 @click.option("--backbone", type=PATH, required=True, help="Folder that `edgetune export` wrote.")
 @click.option("--epochs", default=40, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--basis", "bases", multiple=True, type=click.IntRange(2), help="May be repeated.")
+@click.option("--basis", "bases", multiple=True, type=int, help="[default: half of embed_dim]")
+@click.option(
+    "--codec",
+    "only",
+    multiple=True,
+    type=click.Choice(list(CODECS)),
+    help="Codecs to compare.  [default: all]",
+)
 @click.option("--quality", default=90, show_default=True, help="Of images encoded anew, as JPEG.")
 @click.option("--sample", default=200, show_default=True, help="Images that are encoded anew.")
 @click.option("--threads", default=1, show_default=True)
@@ -52,6 +59,7 @@ def main(
     epochs: int,
     seeds: int,
     bases: tuple[int, ...],
+    only: tuple[str, ...],
     quality: int,
     sample: int,
     threads: int,
@@ -63,8 +71,10 @@ def main(
         raise MismatchError(f"the features in {features} are not of the backbone {backbone}")
     up = sizes_up(pictures, opened.preprocessing, quality, sample)
     config, widths = TrainConfig(epochs=epochs), bases or (folder.embed_dim // 2,)
-    with progress("training", len(candidates(folder, widths)) * seeds) as advance:
-        points = frontier(folder, config, range(seeds), advance, widths=widths, threads=threads)
+    with progress("training", len(candidates(folder, widths, only)) * seeds) as advance:
+        points = frontier(
+            folder, config, range(seeds), advance, widths=widths, only=only, threads=threads
+        )
     down = [*all_taps(opened), *map(row_of, points)]
     frames = frame_bytes(opened)
     if as_json:

@@ -54,7 +54,8 @@ def codecs(
 
     folder, config = FeatureFolder.open(features), TrainConfig(**options)
     chosen = range(config.seed, config.seed + seeds)
-    widths = [width for width in bases or (folder.embed_dim // 2,) if width]
+    half = folder.embed_dim // 2
+    widths = [width for width in bases or (half if half > 1 else 0,) if width]
     with progress("training", len(candidates(folder, widths)) * seeds) as advance:
         points = frontier(
             folder,

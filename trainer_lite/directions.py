@@ -50,12 +50,7 @@ class Directions:
         Raises:
             ConfigError: there are not so many.
         """
-        dim = len(self.vectors)
-        if not 2 <= width <= dim:
-            raise ConfigError(
-                f"a basis has 2 numbers a token at least, and at most as many as these features, "
-                f"{dim}; not {width}"
-            )
+        check_width(width, len(self.vectors))
         return Basis(
             (self.vectors[:, : width - 1] @ cosines(width)).T.astype(np.float32, order="C")
         )
@@ -63,6 +58,15 @@ class Directions:
     def kept(self, width: int) -> float:
         """The share of the squared length that a basis of that width keeps."""
         return float(self.values[: width - 1].sum() / self.total) if self.total else 1.0
+
+
+def check_width(width: int, embed_dim: int) -> None:
+    """ConfigError where features of that width have no basis of `width`."""
+    if not 2 <= width <= embed_dim:
+        raise ConfigError(
+            f"a basis has 2 numbers a token at least, and at most as many as these features, "
+            f"{embed_dim}; not {width}"
+        )
 
 
 def cosines(width: int) -> Array:

@@ -13,7 +13,7 @@ from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import ConfigError
 from edge_runtime.features import FeatureFolder
 from trainer_lite.config import TrainConfig
-from trainer_lite.directions import Directions
+from trainer_lite.directions import Directions, check_width
 from trainer_lite.trainer import Trainer
 from trainer_lite.transcode import directions, transcode
 
@@ -49,6 +49,7 @@ def frontier(
     advance: Callable[[int, str], None],
     *,
     widths: Sequence[int] = (),
+    only: Sequence[str] = (),
     memory_budget: int | None = None,
     threads: int = 1,
 ) -> list[Point]:
@@ -56,6 +57,7 @@ def frontier(
 
     Args:
         widths: of bases to try, each with the codecs that BASIS_CODECS names.
+        only: names of codecs; all by default.
         memory_budget, threads: as for any training; the budget holds for the whole process.
 
     Raises:
@@ -70,7 +72,7 @@ def frontier(
     points = []
     with tempfile.TemporaryDirectory(prefix="edgetune-codecs-") as temporary:
         fitted: dict[int, Directions] = {}
-        for codec, width in candidates(features, widths):
+        for codec, width in candidates(features, widths, only):
             basis = None
             if width is not None:
                 if codec.pool not in fitted:
@@ -97,13 +99,19 @@ def frontier(
 
 
 def candidates(
-    features: FeatureFolder, widths: Sequence[int] = ()
+    features: FeatureFolder, widths: Sequence[int] = (), only: Sequence[str] = ()
 ) -> list[tuple[Codec, int | None]]:
     """Codecs no finer than that of the features: what is lost does not come back. Then those of
-    BASIS_CODECS in each basis."""
+    BASIS_CODECS in each basis.
+
+    Raises:
+        ConfigError: a basis cannot be of that width.
+    """
+    for width in widths:
+        check_width(width, features.embed_dim)
     size = features.codec.bytes_per_image(features.tokens, features.embed_dim)
     found = []
-    for codec in CODECS.values():
+    for codec in (CODECS[name] for name in only or CODECS):
         with suppress(ConfigError):  # no grid to pool
             tokens = codec.stored_tokens(features.tokens, features.prefix_tokens)
             if codec.bytes_per_image(tokens, features.embed_dim) <= size:

@@ -69,6 +69,7 @@ def transcode(
     from edge_runtime.codecs import CODECS
     from edge_runtime.errors import ConfigError
     from edge_runtime.features import FeatureFolder
+    from trainer_lite.directions import check_width
     from trainer_lite.transcode import directions, save_transcoded
 
     folder = FeatureFolder.open(features)
@@ -80,6 +81,8 @@ def transcode(
         if fitted is None:
             raise ConfigError(f"{basis} is in no basis; give a number to fit one on {features}")
     fit = isinstance(basis, int)
+    if isinstance(basis, int):
+        check_width(basis, folder.embed_dim)
     with progress("transcode", sum(rows.values()) + fit * rows["train"]) as advance:
         if isinstance(basis, int):
             found = directions(folder, chosen, advance)

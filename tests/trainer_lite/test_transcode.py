@@ -79,6 +79,7 @@ def test_a_basis_goes_from_features_to_adaptor_to_evaluation(small: Path, adapto
     assert folder.basis is not None and loaded.basis is not None
     assert loaded.basis.identity == folder.basis.identity
     assert loaded.config.embed_dim == 4
+    assert loaded.training["lr"] == 3e-3 * 8 / 4
     found = json.loads(edgetune("evaluate", adaptor, small, "--json").stdout)
     assert found["accuracy"] > 0.8
     predicted = edgetune("predict", "--adaptor", adaptor, "--features", small, "--json")
@@ -89,6 +90,20 @@ def test_a_basis_goes_from_features_to_adaptor_to_evaluation(small: Path, adapto
     chain = edgetune("verify", small, adaptor)
     assert chain.exit_code == 0
     assert chain.stdout.count(f"in basis {folder.basis.identity[:12]}") == 2
+
+
+def test_a_learning_rate_that_was_given_stays(small: Path) -> None:
+    path = small.with_name("adaptor")
+    options = (*TRAIN, "--kind", "linear", "--rank", 0, "--blocks", 0, "--lr", 0.5)
+    assert edgetune("train", small, "--out", path, *options).exit_code == 0
+    assert Adaptor.load(path).training["lr"] == 0.5
+
+
+def test_the_same_run_gives_the_same_bits_with_checkpoints(small: Path, adaptor: Path) -> None:
+    again, run = small.with_name("again"), small.with_name("run")
+    command = ("train", small, "--out", again, *TRAIN, "--checkpoint", run, "--every", 1)
+    assert edgetune(*command).exit_code == 0
+    assert again.read_bytes() == adaptor.read_bytes()
 
 
 def test_features_in_no_basis_or_in_another_are_refused(

@@ -14,7 +14,7 @@ from edge_runtime.runtimes import runtime_of
 
 
 def describe(path: Path, *, verify: bool = False) -> formats.Json:
-    """Describes a backbone folder, a feature folder, a shard, an adaptor file or a graph of one.
+    """Describes a backbone or feature folder, a shard, a basis, an adaptor file or a graph of one.
 
     Raises:
         FormatError: none of ours, damaged, or (with verify) altered.
@@ -34,6 +34,9 @@ def describe(path: Path, *, verify: bool = False) -> formats.Json:
         header = tensorfile.read_header(file, path)
     if header.metadata.get("format") == formats.SHARD:
         return _shard(path, header)
+    if header.metadata.get("format") == formats.BASIS:
+        content = basis_entry(Basis.load(path))
+        return {"format": formats.BASIS, "version": formats.VERSION, **content}
     return _adaptor(path)
 
 

@@ -87,6 +87,8 @@ def test_a_basis_goes_from_features_to_adaptor_to_evaluation(small: Path, adapto
     for path in (small, adaptor):
         content = json.loads(edgetune("inspect", path, "--verify", "--json").stdout)
         assert content["basis"]["identity"] == folder.basis.identity
+    content = json.loads(edgetune("inspect", small / FILE, "--json").stdout)
+    assert (content["identity"], content["width"]) == (folder.basis.identity, 4)
     chain = edgetune("verify", small, adaptor)
     assert chain.exit_code == 0
     assert chain.stdout.count(f"in basis {folder.basis.identity[:12]}") == 2

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import formats, tensorfile
+from edge_runtime.basis import Basis, checked, fitting, named
 from edge_runtime.classifier import ENTRIES, Classifier, parse_entries
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import DataError, FormatError
@@ -20,6 +21,8 @@ from edge_runtime.sources import ArrayFeatures, FeatureSource
 from edge_runtime.weights import FusedWeights
 
 Array = np.ndarray[Any, Any]
+
+BASIS = "basis"  # the tensor of an adaptor file that is no parameter
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Adaptor(Classifier):
     backbone: formats.Json
     features: formats.Json = field(default_factory=dict)
     training: formats.Json = field(default_factory=dict)
+    basis: Basis | None = None
     _predictor: Predictor | None = field(default=None, repr=False, compare=False)
 
     def predict_logits(self, features: Array | FeatureSource) -> Array:
@@ -69,6 +73,9 @@ class Adaptor(Classifier):
             **{key: _text(content) for key, content in self.entries().items()},
         }
         ordered = {name: self.parameters[name] for name in self.config.parameter_shapes()}
+        if self.basis is not None:
+            metadata["basis"] = self.basis.identity
+            ordered[BASIS] = self.basis.matrix
         tensorfile.write(Path(path), ordered, metadata)
 
     @classmethod
@@ -88,6 +95,9 @@ class Adaptor(Classifier):
             except (KeyError, ValueError, RecursionError):
                 content[key] = None  # refused as missing or damaged
         parts = parse_entries(content, path)
+        if BASIS in tensors:
+            basis = named(checked(tensors.pop(BASIS), path), metadata.get("basis"), path)
+            parts["basis"] = fitting(basis, parts["config"], path)
         _check_tensors(parts["config"], tensors, path)
         return cls(parameters=tensors, **parts)
 

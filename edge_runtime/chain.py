@@ -24,11 +24,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Link:
-    """One path: what it is, who it says it is, and whom it names (kind -> identity)."""
+    """One path: what it is, who it says it is, in which basis, and whom it names (kind ->
+    identity). A basis lies in the file itself or in its folder, and is checked with it."""
 
     path: Path
     kind: str
     identity: str | None
+    basis: str | None = None
     names: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,7 +54,8 @@ def verify(paths: Sequence[Path]) -> list[Finding]:
         link = link_of(path, content)
         links.append(link)
         known = "" if link.identity is None else f" {link.identity[:12]}"
-        findings.append(Finding(True, f"{path}: {link.kind}{known}, {intact(link)}"))
+        basis = "" if link.basis is None else f", in basis {link.basis[:12]}"
+        findings.append(Finding(True, f"{path}: {link.kind}{known}{basis}, {intact(link)}"))
     for link in links:
         findings += named(link, links)
     return findings
@@ -67,7 +70,9 @@ def link_of(path: Path, content: formats.Json) -> Link:
         if isinstance(entry, dict) and isinstance(entry.get("identity"), str):
             names[other] = entry["identity"]
     found = content.get("identity")
-    return Link(path, kind, found if isinstance(found, str) else None, names)
+    basis = content.get("basis")
+    basis = str(basis.get("identity")) if isinstance(basis, dict) else None
+    return Link(path, kind, found if isinstance(found, str) else None, basis, names)
 
 
 def intact(link: Link) -> str:

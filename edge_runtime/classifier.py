@@ -13,6 +13,7 @@ from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, FormatError, MismatchError
 
 if TYPE_CHECKING:
+    from edge_runtime.basis import Basis
     from edge_runtime.features import FeatureFolder
     from edge_runtime.metrics import Evaluation
     from edge_runtime.sources import FeatureSource
@@ -29,6 +30,8 @@ class Classifier(ABC):
     backbone: formats.Json
     features: formats.Json
     training: formats.Json
+    basis: Basis | None
+    """What the features it was trained on are stored in; None: as the backbone gives them."""
 
     @abstractmethod
     def predict_proba(self, features: Any) -> Any:
@@ -59,12 +62,22 @@ class Classifier(ABC):
         )
 
     def check_features(self, features: FeatureFolder) -> None:
-        """Refuses features of another backbone or of other classes."""
-        self.check_backbone(features.backbone, f"the features in {features.path} come from")
+        """Refuses features of another backbone, in another basis, or of other classes."""
+        self.check_stored(features)
         if features.classes != self.classes:
             raise MismatchError(
                 f"the adaptor knows the classes {', '.join(self.classes)}; {features.path} has "
                 f"{', '.join(features.classes)}"
+            )
+
+    def check_stored(self, features: FeatureFolder) -> None:
+        """Refuses features of another backbone, or in another basis."""
+        self.check_backbone(features.backbone, f"the features in {features.path} come from")
+        if identity_of(features.basis) != identity_of(self.basis):
+            raise MismatchError(
+                f"this adaptor was trained on features {in_words(self.basis)}, those in "
+                f"{features.path} are {in_words(features.basis)}; `edgetune transcode --basis` "
+                f"takes a number, or the folder whose basis it should be"
             )
 
     @property
@@ -102,6 +115,18 @@ def parse_entries(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if len(parts["classes"]) != parts["config"].classes:
         raise FormatError(f"{path}: {parts['config'].classes} classes need as many names")
     return parts
+
+
+def identity_of(basis: Basis | None) -> str | None:
+    """Of a basis; None where there is none."""
+    return None if basis is None else basis.identity
+
+
+def in_words(basis: Basis | None) -> str:
+    """What features are stored in."""
+    if basis is None:
+        return "as the backbone gives them"
+    return f"in a basis of {basis.width} (identity {basis.identity[:12]})"
 
 
 def describe(backbone: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_runtime import formats, tensorfile
 from edge_runtime.adaptor import Adaptor
+from edge_runtime.basis import Basis
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import FormatError
 from edge_runtime.features import FeatureFolder
@@ -13,7 +14,7 @@ from edge_runtime.runtimes import runtime_of
 
 
 def describe(path: Path, *, verify: bool = False) -> formats.Json:
-    """Describes a backbone folder, a feature folder, a shard, an adaptor file or a graph of one.
+    """Describes a backbone or feature folder, a shard, a basis, an adaptor file or a graph of one.
 
     Raises:
         FormatError: none of ours, damaged, or (with verify) altered.
@@ -33,6 +34,9 @@ def describe(path: Path, *, verify: bool = False) -> formats.Json:
         header = tensorfile.read_header(file, path)
     if header.metadata.get("format") == formats.SHARD:
         return _shard(path, header)
+    if header.metadata.get("format") == formats.BASIS:
+        content = basis_entry(Basis.load(path))
+        return {"format": formats.BASIS, "version": formats.VERSION, **content}
     return _adaptor(path)
 
 
@@ -86,6 +90,11 @@ def _graph(path: Path) -> formats.Json:
     return {"format": formats.GRAPH, **stored, **_trained(graph, path)}
 
 
+def basis_entry(basis: Basis) -> formats.Json:
+    """What is told of a basis besides its numbers."""
+    return {"identity": basis.identity, "width": basis.width, "embed_dim": basis.embed_dim}
+
+
 def _trained(adaptor: Classifier, path: Path) -> formats.Json:
     return {
         "version": formats.VERSION,
@@ -93,6 +102,7 @@ def _trained(adaptor: Classifier, path: Path) -> formats.Json:
         "class_names": adaptor.classes,
         "parameters": adaptor.config.parameter_count(),
         "bytes": path.stat().st_size,
+        **({} if adaptor.basis is None else {"basis": basis_entry(adaptor.basis)}),
         "backbone": adaptor.backbone,
         "features": adaptor.features,
         "training": adaptor.training,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime import formats
+from edge_runtime.basis import Basis, named
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import DataError, FormatError
 from edge_runtime.feature_split import FeatureSplit, Shard
@@ -37,6 +38,10 @@ class FeatureFolder:
             len(set(self.classes)) != len(self.classes)
         ):
             raise FormatError(f"{where}: entry 'classes' must be names that differ")
+        self.basis: Basis | None = None
+        self._basis_file: Shard | None = None
+        if "basis" in manifest:
+            self._open_basis(formats.field(manifest, "basis", dict, where), where)
         splits = formats.field(manifest, "splits", dict, where)
         self._splits = {name: self._parse_split(name, splits[name]) for name in splits}
         if "train" not in self._splits:
@@ -72,11 +77,28 @@ class FeatureFolder:
         for name in self.split_names:
             self.split(name).check()
 
+    @property
+    def files(self) -> list[Shard]:
+        """Every file but the manifest: the basis, where there is one, and the shards."""
+        shards = [shard for split in self._splits.values() for shard in split.shards]
+        return shards if self._basis_file is None else [self._basis_file, *shards]
+
     def verify(self) -> Iterator[tuple[str, bool]]:
-        """(file name, whether its sha256 is the manifest's) for every shard."""
-        for split in self._splits.values():
-            for shard in split.shards:
-                yield shard.path.name, formats.file_sha256(shard.path) == shard.sha256
+        """(file name, whether its sha256 is the manifest's) for every file."""
+        for file in self.files:
+            yield file.path.name, formats.file_sha256(file.path) == file.sha256
+
+    def _open_basis(self, entry: formats.Json, where: Path) -> None:
+        """Reads the basis that the features are stored in."""
+        file = parse_shard(entry, where)
+        check_size(file)
+        basis = named(Basis.load(file.path), entry.get("identity"), file.path)
+        if (basis.width, file.rows) != (self.embed_dim, self.embed_dim):
+            raise FormatError(
+                f"{file.path}: a basis of {basis.width}, but {where} has features of "
+                f"{self.embed_dim}; transcode again"
+            )
+        self.basis, self._basis_file = basis, file
 
     def _parse_split(self, name: str, content: Any) -> FeatureSplit:
         where = self.path / formats.MANIFEST
@@ -95,16 +117,8 @@ class FeatureFolder:
 
     def _open_shard(self, shard: Shard) -> Shard:
         """Checks that a shard's file is there, with the size that it should have."""
-        try:
-            found = shard.path.stat().st_size
-        except FileNotFoundError:
-            raise FormatError(f"{shard.path} is missing; run extract again") from None
-        if found != shard.nbytes:
-            raise FormatError(
-                f"{shard.path} should have {shard.nbytes} bytes and has {found}: it is truncated "
-                f"or altered; run extract again"
-            )
-        if shard.rows * self.codec.bytes_per_image(self.tokens, self.embed_dim) > found:
+        check_size(shard)
+        if shard.rows * self.codec.bytes_per_image(self.tokens, self.embed_dim) > shard.nbytes:
             raise FormatError(
                 f"{shard.path} is too small for {shard.rows} rows of {self.tokens} tokens x "
                 f"{self.embed_dim}; run extract again"
@@ -128,20 +142,35 @@ def parse_shard(entry: Any, where: Path) -> Shard:
     )
 
 
-def listed_shards(manifest: formats.Json, where: Path) -> list[Shard]:
-    """Every shard that a manifest lists, whether or not it is there.
+def check_size(file: Shard) -> None:
+    """FormatError where a listed file is not there, or of another size."""
+    try:
+        found = file.path.stat().st_size
+    except FileNotFoundError:
+        raise FormatError(f"{file.path} is missing; run extract again") from None
+    if found != file.nbytes:
+        raise FormatError(
+            f"{file.path} should have {file.nbytes} bytes and has {found}: it is truncated "
+            f"or altered; run extract again"
+        )
+
+
+def listed_files(manifest: formats.Json, where: Path) -> list[Shard]:
+    """Every file that a manifest lists, whether or not it is there.
 
     Raises:
-        FormatError: the list is damaged, or two shards have one name.
+        FormatError: the list is damaged, or two files have one name.
     """
     splits = formats.field(manifest, "splits", dict, where)
     if not all(isinstance(split, dict) for split in splits.values()):
         raise FormatError(f"{where}: a split is not an object")
-    shards = [
+    files = [
         parse_shard(entry, where)
         for split in splits.values()
         for entry in formats.field(split, "shards", list, where)
     ]
-    if len({shard.path.name.casefold() for shard in shards}) != len(shards):
-        raise FormatError(f"{where}: two shards have one name")
-    return shards
+    if "basis" in manifest:
+        files.insert(0, parse_shard(manifest["basis"], where))
+    if len({file.path.name.casefold() for file in files}) != len(files):
+        raise FormatError(f"{where}: two files have one name")
+    return files

@@ -26,6 +26,7 @@ RUN = "edgetune.run"
 HISTORY = "edgetune.history"
 BOARD = "edgetune.board"
 CHECKPOINT = "edgetune.checkpoint"
+BASIS = "edgetune.basis"
 VERSION = 1
 MANIFEST = "manifest.json"
 FOLDERS = {BACKBONE: ("backbone", "export"), FEATURES: ("feature", "extract")}
@@ -43,10 +44,10 @@ def canonical(content: Any) -> bytes:
 
 def identity(content: Any) -> str:
     """sha256 of the canonical JSON: says what a thing is, however it is stored."""
-    return _small_sha256(canonical(content))
+    return small_sha256(canonical(content))
 
 
-def _small_sha256(data: bytes) -> str:
+def small_sha256(data: bytes) -> str:
     """By CPython's own code where it can be had, as the standard library's `random` does it."""
     for name in ("_sha2", "_sha256", "hashlib"):  # since Python 3.12; before; any other
         with suppress(ImportError):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime import formats
+from edge_runtime.basis import Basis, fitting
 from edge_runtime.classifier import Classifier, parse_entries
 from edge_runtime.codecs import CODECS, Codec, encode
 from edge_runtime.errors import FormatError
@@ -52,6 +54,10 @@ class GraphAdaptor(Classifier):
         self.config, self.classes = entries["config"], entries["classes"]
         self.backbone, self.features = entries["backbone"], entries["features"]
         self.training = entries["training"]
+        self.basis = None
+        if "basis" in metadata:
+            basis = Basis.from_json(formats.field(metadata, "basis", dict, path), path)
+            self.basis = fitting(basis, self.config, path)
         codec = metadata.get("codec")
         if codec not in CODECS:
             raise FormatError(f"{path}: codec {codec!r} is not known here; use a newer edgetune")

@@ -17,7 +17,7 @@ from edge_runtime import atomic, formats, partial_folder
 from edge_runtime.backbone_base import parse_manifest
 from edge_runtime.errors import DataError, FormatError, ServerError
 from edge_runtime.feature_split import Shard
-from edge_runtime.features import FeatureFolder, listed_shards
+from edge_runtime.features import FeatureFolder, listed_files
 from edge_runtime.http_link import Answer, Link
 
 PIECE_BYTES = 1 << 20
@@ -66,7 +66,7 @@ class Manifest:
             return
         formats.check_version(content, formats.FEATURES, where)
         self.identity = formats.check_identity(content, where)
-        self.files = listed_shards(content, where)
+        self.files = listed_files(content, where)
 
     @property
     def bytes(self) -> int:

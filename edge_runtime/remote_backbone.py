@@ -12,12 +12,13 @@ import numpy as np
 
 from edge_runtime import codecs, formats
 from edge_runtime.backbone_base import BackboneBase, parse_manifest
+from edge_runtime.basis import Basis
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import ConfigError, DataError, FormatError, MismatchError, ServerError
 from edge_runtime.http_link import Link, Traffic
 from edge_runtime.inference_client import InferenceClient
 from edge_runtime.open_inference import Message, Value
-from edge_runtime.served_model import FILES, IMAGES, output_names
+from edge_runtime.served_model import FILES, IMAGES, Form
 
 Array = np.ndarray[Any, Any]
 
@@ -33,6 +34,8 @@ class RemoteBackbone(BackboneBase):
     max_batch: int
     batch_invariant: bool
     server_versions: dict[str, str]
+    offered: frozenset[str]
+    """Names of the outputs that the server says it has."""
 
     @classmethod
     def connect(cls, link: Link, model: str | None = None) -> RemoteBackbone:
@@ -46,7 +49,8 @@ class RemoteBackbone(BackboneBase):
         """
         client = InferenceClient(link, model)
         where = Path("its metadata")
-        parameters = client.metadata().get("parameters")
+        metadata = client.metadata()
+        parameters = metadata.get("parameters")
         link.traffic = Traffic()  # what follows is for images
         try:
             if not isinstance(parameters, dict):
@@ -59,6 +63,7 @@ class RemoteBackbone(BackboneBase):
                 max_batch=formats.whole(parameters, "max_batch", 1, where),
                 batch_invariant=formats.field(parameters, "batch_invariant", bool, where),
                 server_versions=_versions(parameters),
+                offered=_outputs(metadata),
             )
         except FormatError as error:
             raise ServerError(
@@ -89,35 +94,51 @@ class RemoteBackbone(BackboneBase):
                 f"the batch in their last bits; use --batch-size {self.max_batch} or less"
             )
 
+    def offers(self, form: Form) -> bool:
+        """Whether the server itself can send features so."""
+        return self.client.binary and self.offered.issuperset(form.output_names)
+
     def encoded(
-        self, images: Array, codec: Codec, names: Sequence[str] | None = None
+        self,
+        images: Array,
+        codec: Codec,
+        names: Sequence[str] | None = None,
+        basis: Basis | None = None,
     ) -> tuple[Array, Array | None]:
         """(stored, scale or None) of uint8 images [n, size, size, 3], by the server.
+
+        Args:
+            basis: one that the server `offers`, to have them in.
 
         Raises:
             DataError: the server cannot use one of them.
             ServerError: it cannot be reached, refuses, or its answer is not what it should be.
             MismatchError: it now has another backbone.
         """
+        form = Form(codec, basis)
         parts = [
-            self._ask(IMAGES, images[start : start + self.max_batch], codec, names, start)
+            self._ask(IMAGES, images[start : start + self.max_batch], form, names, start)
             for start in range(0, len(images), self.max_batch)
         ]
         stored = np.concatenate([part[0] for part in parts])
         scales = [part[1] for part in parts if part[1] is not None]
         return stored, np.concatenate(scales) if scales else None
 
-    def encoded_file(self, data: bytes, codec: Codec, name: str) -> tuple[Array, Array | None]:
+    def encoded_file(
+        self, data: bytes, codec: Codec, name: str, basis: Basis | None = None
+    ) -> tuple[Array, Array | None]:
         """(stored, scale or None) of one image, which the server decodes: JPEG, PNG or WebP."""
-        return self._ask(FILES, [data], codec, [name], 0)
+        return self._ask(FILES, [data], Form(codec, basis), [name], 0)
 
     def _ask(
-        self, kind: str, images: Value, codec: Codec, names: Sequence[str] | None, start: int
+        self, kind: str, images: Value, form: Form, names: Sequence[str] | None, start: int
     ) -> tuple[Array, Array | None]:
-        asked = codec if self.client.binary else CODECS["float32"]
-        count, outputs = len(images), output_names(asked)
+        codec = form.codec
+        form = form if self.client.binary else Form(CODECS["float32"])
+        asked, width = form.codec, form.width(self.embed_dim)
+        count, outputs = len(images), form.output_names
         tokens = asked.stored_tokens(self.tokens, self.prefix_tokens)
-        most = count * asked.bytes_per_image(tokens, self.embed_dim)
+        most = count * asked.bytes_per_image(tokens, width)
         if not self.client.binary:
             most = count * self.tokens * self.embed_dim * JSON_BYTES_PER_VALUE
         try:
@@ -125,7 +146,7 @@ class RemoteBackbone(BackboneBase):
         except DataError as error:
             raise DataError(_renamed(str(error), names, start)) from None
         self._check_identity(answer)
-        stored_shape = (count, tokens, asked.stored_dim(self.embed_dim))
+        stored_shape = (count, tokens, asked.stored_dim(width))
         shapes = [stored_shape, asked.scale_shape(count, tokens)]
         dtypes = [asked.dtype, np.dtype("<f4")]
         found = [self._tensor(answer, *wanted) for wanted in zip(outputs, shapes, dtypes)]
@@ -163,6 +184,13 @@ def _identity(answer: Message) -> str:
 def _versions(parameters: formats.Json) -> dict[str, str]:
     found = parameters.get("versions")
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _outputs(metadata: formats.Json) -> frozenset[str]:
+    """Names of the outputs that a server's metadata lists."""
+    listed = metadata.get("outputs")
+    entries = listed if isinstance(listed, list) else []
+    return frozenset(str(entry.get("name")) for entry in entries if isinstance(entry, dict))
 
 
 def _renamed(message: str, names: Sequence[str] | None, start: int) -> str:

@@ -129,6 +129,7 @@ def description(adaptor: Adaptor, codec: Codec, quantize: str) -> formats.Json:
         "format": formats.GRAPH,
         "version": formats.VERSION,
         **adaptor.entries(),
+        **({} if adaptor.basis is None else {"basis": adaptor.basis.to_json()}),
         "codec": codec.name,
         "quantize": quantize,
         "edgetune": __version__,

@@ -93,7 +93,7 @@ def carried(adaptor: Path | None, features: Path | None) -> dict[str, Content]:
         folder = FeatureFolder.open(features)
         folder.check()
         if trained is not None:
-            trained.check_backbone(folder.backbone, f"the features in {features} come from")
+            trained.check_stored(folder)
         names = [formats.MANIFEST, *(name for name, _ in folder.verify())]
         files.update({f"features/{name}": features / name for name in names})
     return files

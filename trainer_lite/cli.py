@@ -81,6 +81,7 @@ def train(
     refuse_unwritable(out, force=force)
     config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
+    config = config.settled(folder.basis)
     outputs.refuse_others(config, folder, force=force, resume=resume)
     checkpoints, stop = None, contextlib.nullcontext(None)
     if checkpoint is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edge_runtime.basis import Basis
 
 DEFAULT_RATES = {"attention": 3e-3, "linear": 1e-2}
 FIT_ON = ("train", "train+val")
@@ -18,7 +21,8 @@ class TrainConfig:
     """Options of a training run. The papers fix the model alone; every default here is our choice.
 
     Args:
-        lr: peak learning rate; None means 3e-3 for attention, 1e-2 for linear.
+        lr: peak learning rate; None means 3e-3 for attention, 1e-2 for linear, and for features in
+            a basis as many times that as the backbone's are wider (`settled`).
         warmup: fraction of the steps in which the rate rises.
         fit_on: "train", or "train+val" for a last run when all is settled.
         drop_path: probability of dropping a block's contribution, an image at a time.
@@ -71,6 +75,17 @@ class TrainConfig:
     def rate(self) -> float:
         """The peak learning rate in force."""
         return DEFAULT_RATES[self.kind] if self.lr is None else self.lr
+
+    def settled(self, basis: Basis | None) -> TrainConfig:
+        """This, with the learning rate that it has on features in `basis`.
+
+        AdamW moves every weight by about the rate, whatever the gradient: what a sum over a token's
+        numbers moves by is proportional to how many they are. As many times the rate make up for
+        it, and then an adaptor in a basis learns as fast as one on the reconstructed features.
+        """
+        if self.lr is not None or basis is None:
+            return self
+        return replace(self, lr=self.rate * basis.embed_dim / basis.width)
 
     def adaptor_config(
         self,

@@ -67,7 +67,11 @@ OPTIONS = [
     ),
     click.option("--epochs", default=100, show_default=True, help="Passes over the images."),
     click.option("--batch-size", default=32, show_default=True, help="Images a step."),
-    click.option("--lr", type=float, help="Peak learning rate. [default: 3e-3; linear: 1e-2]"),
+    click.option(
+        "--lr",
+        type=float,
+        help="Peak learning rate. [default: 3e-3; linear: 1e-2; more in a basis]",
+    ),
     click.option("--weight-decay", default=1.0, show_default=True, help="On matrices only."),
     click.option(
         "--warmup", default=0.1, show_default=True, help="Fraction of steps that warm up."

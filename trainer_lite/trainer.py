@@ -111,8 +111,9 @@ class _Run:
     """One training run."""
 
     def __init__(self, trainer: Trainer, features: FeatureFolder):
-        self.trainer, self.features, self.config = trainer, features, trainer.config
-        config, checkpoints = self.config, trainer.checkpoints
+        self.trainer, self.features = trainer, features
+        self.config = config = trainer.config.settled(features.basis)
+        checkpoints = trainer.checkpoints
         data = prepare(config, features)
         self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val
         self.labels = self.source.labels
@@ -304,4 +305,5 @@ class _Run:
             features.backbone,
             {"identity": features.identity, "codec": features.codec.name},
             self.config.to_json(),
+            features.basis,
         )

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
     "codecs": "trainer_lite.codecs_cli:codecs",
+    "transcode": "trainer_lite.transcode_cli:transcode",
     "profile": "trainer_lite.profile_cli:profile",
     "report": "trainer_lite.report_cli:report",
     "calibrate": "trainer_lite.calibrate_cli:calibrate",

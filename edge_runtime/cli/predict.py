@@ -24,8 +24,8 @@ from edge_runtime.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from edge_runtime.codecs import Codec
     from edge_runtime.remote_backbone import RemoteBackbone
+    from edge_runtime.served_model import Form
     from edge_runtime.together import Together
 
 Asked = tuple[str, Any]  # an image, and its probabilities by adaptor or why there are none
@@ -169,7 +169,7 @@ def of_features(together: Together, folder: Path, split: str) -> Iterator[Asked]
 
     opened = FeatureFolder.open(folder)
     for adaptor in together.adaptors:
-        adaptor.check_backbone(opened.backbone, f"the features in {folder} come from")
+        adaptor.check_stored(opened)
     rows = opened.split(split)
     yield from zip(rows.paths, zip(*together.predict_proba(rows)))
 
@@ -182,28 +182,37 @@ def from_folder(together: Together, folder: Path | None) -> Features:
     backbone = Backbone.open(Path(str(folder)))
     for adaptor in together.adaptors:
         adaptor.check_backbone(backbone.reference, f"{folder} is")
-    codec = codec_of(together)
-    return lambda image: local_features(backbone, codec, image)
+    form = form_of(together)
+    return lambda image: local_features(backbone, form, image)
 
 
 def from_server(together: Together, remote: RemoteBackbone, url: str) -> Features:
-    """Features through a server, with the codec that the first adaptor was trained on."""
+    """Features through a server, in the form that the first adaptor was trained on."""
     from edge_runtime.image_features import remote_features
 
     for adaptor in together.adaptors:
         adaptor.check_backbone(remote.reference, f"{url} serves")
-    codec = codec_of(together)
-    return lambda image: remote_features(remote, codec, image)
+    form = form_of(together)
+    return lambda image: remote_features(remote, form, image)
 
 
-def codec_of(together: Together) -> Codec:
-    """The codec that images are fetched in: that of the first adaptor.
+def form_of(together: Together) -> Form:
+    """The form that images are fetched in: that of the first adaptor.
 
     Raises:
-        MismatchError: the adaptors take different numbers of tokens.
+        MismatchError: the adaptors take different numbers of tokens, or are of different bases.
     """
+    from edge_runtime.classifier import identity_of, in_words
     from edge_runtime.errors import MismatchError
+    from edge_runtime.served_model import Form
 
+    bases = {identity_of(adaptor.basis): adaptor.basis for adaptor in together.adaptors}
+    if len(bases) > 1:
+        listed = ", others ".join(sorted(map(in_words, bases.values())))
+        raise MismatchError(
+            f"these adaptors share no feature: some were trained on features {listed}; predict "
+            f"with each kind by itself"
+        )
     used = [adaptor.trained_codec for adaptor in together.adaptors]
     if len({codec.pool for codec in used}) > 1:
         raise MismatchError(
@@ -211,7 +220,7 @@ def codec_of(together: Together) -> Codec:
             f"{', '.join(sorted({codec.name for codec in used}))}; predict with the pooled ones by "
             f"themselves"
         )
-    return used[0]
+    return Form(used[0], together.adaptors[0].basis)
 
 
 def of_images(together: Together, images: Iterable[Path], features_of: Features) -> Iterator[Asked]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from edge_runtime import __version__, open_inference
 from edge_runtime.backbone import Backbone
+from edge_runtime.basis import Basis
 from edge_runtime.errors import DataError, EdgeError, ProtocolError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.open_inference import BINARY_EXTENSION, JSON_LENGTH, Message
@@ -54,18 +55,23 @@ def create_app(
     settings: Settings,
     name: str | None = None,
     features: FeatureFolder | None = None,
+    bases: Sequence[Basis] = (),
 ) -> Starlette:
     """The app for one backbone, whose graph is loaded and tried out here.
 
     Args:
         name: of the model; the backbone's timm name by default.
-        features: a feature folder to publish.
+        features: a feature folder to publish; its basis is offered too.
+        bases: that features can be had in.
 
     Raises:
         FormatError: the graph is damaged, or not the one that the manifest describes.
+        MismatchError: a basis of features of another width.
     """
     metrics = Metrics()
-    model = ServedModel(backbone, name or default_name(backbone), settings.limits.max_batch)
+    offered = offered_bases(backbone, features, bases)
+    shown = name or default_name(backbone)
+    model = ServedModel(backbone, shown, settings.limits.max_batch, offered)
     backbone.verify()
     endpoints = Endpoints(model, settings, metrics)
     one = "/v2/models/{name}"
@@ -98,6 +104,26 @@ def create_app(
     app.router.redirect_slashes = False  # it decodes the query, which need not be UTF-8
     app.state.model_name = model.name
     return app
+
+
+def offered_bases(
+    backbone: Backbone, features: FeatureFolder | None, bases: Sequence[Basis]
+) -> tuple[Basis, ...]:
+    """Each basis once, that of the published features among them if they are of this backbone.
+
+    Raises:
+        MismatchError: a basis of features of another width.
+    """
+    found = {basis.identity: basis for basis in bases}
+    if (
+        features is not None
+        and features.basis is not None
+        and features.backbone["identity"] == backbone.reference["identity"]
+    ):
+        found[features.basis.identity] = features.basis
+    for basis in found.values():
+        basis.check_width(backbone.embed_dim)
+    return tuple(found.values())
 
 
 def default_name(backbone: Backbone) -> str:

@@ -28,6 +28,13 @@ LOOPBACK = ("127.", "::1", "localhost")
 @click.option("--tls-key", type=PATH, help="Its key.")
 @click.option("--features", type=PATH, help="Feature folder to publish for `edgetune pull`.")
 @click.option(
+    "--basis",
+    "bases",
+    multiple=True,
+    type=PATH,
+    help="Adaptor file or feature folder whose basis to offer; may be repeated.",
+)
+@click.option(
     "--max-batch",
     type=click.IntRange(min=1),
     default=16,
@@ -71,6 +78,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     features: Path | None,
+    bases: tuple[Path, ...],
     max_batch: int,
     max_queue: int,
     max_wait: float,
@@ -82,6 +90,9 @@ def serve(
     It speaks the Open Inference Protocol (KServe v2) over HTTP, binary and JSON, and counts at
     /metrics. One line of JSON a request goes to stderr. SIGTERM and Ctrl-C let what was accepted be
     answered.
+
+    An adaptor that was trained in a basis (`edgetune transcode`) needs fewer bytes an image where
+    the server knows that basis: copy the adaptor here and name it with --basis.
 
     \b
     Examples:
@@ -101,6 +112,7 @@ def serve(
     from edge_runtime.tokens import read_tokens
     from export.serve import http_server, logs
     from export.serve.app import Settings, create_app
+    from export.serve.bases import basis_of
     from export.serve.batching import Limits
 
     opened = Backbone.open(backbone, max(1, processors() // workers), spin=False)
@@ -109,7 +121,13 @@ def serve(
     limits = Limits(max_batch, max(max_queue, max_batch), max_wait / 1000, workers)
     tls = http_server.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
     bound = http_server.bind(host, port)
-    app = create_app(opened, Settings(limits, max_body, tokens=tokens), name, published)
+    app = create_app(
+        opened,
+        Settings(limits, max_body, tokens=tokens),
+        name,
+        published,
+        [basis_of(path) for path in bases],
+    )
     logs.to_stderr()
     if not tokens and not host.startswith(LOOPBACK):
         say(f"no --token-file: whoever reaches {host} can use this server")

@@ -20,10 +20,8 @@ def file_routes(backbone: Path, features: FeatureFolder | None) -> list[Route]:
     """
     published = {"backbone": {formats.MANIFEST: backbone / formats.MANIFEST}}
     if features is not None:
-        shards = [
-            shard.path for split in features.split_names for shard in features.split(split).shards
-        ]
-        published["features"] = {p.name: p for p in (features.path / formats.MANIFEST, *shards)}
+        paths = [features.path / formats.MANIFEST, *(file.path for file in features.files)]
+        published["features"] = {path.name: path for path in paths}
 
     async def file(request: Request) -> Response:
         path = published.get(request.path_params["folder"], {}).get(request.path_params["file"])

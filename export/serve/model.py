@@ -13,11 +13,11 @@ import numpy as np
 
 from edge_runtime import __version__, codecs, formats, served_model
 from edge_runtime.backbone import Backbone
-from edge_runtime.codecs import Codec
+from edge_runtime.basis import Basis
 from edge_runtime.errors import DataError, EdgeError, FormatError, MissingExtraError, ProtocolError
 from edge_runtime.open_inference import Message, Value, parameters
 from edge_runtime.preprocess import decode_image, reason
-from edge_runtime.served_model import FEATURES, FILES, IMAGES
+from edge_runtime.served_model import FEATURES, FILES, IMAGES, Form
 
 Array = np.ndarray[Any, Any]
 
@@ -29,10 +29,10 @@ TRIAL_TOLERANCE = 1.03  # a smaller batch, and sooner answers, are worth so much
 
 @dataclass(frozen=True)
 class Wanted:
-    """The outputs a request asks for, in its order, with their codecs; those of `in_json` not as
+    """The outputs a request asks for, in its order, with their forms; those of `in_json` not as
     binary."""
 
-    outputs: dict[str, Codec]
+    outputs: dict[str, Form]
     in_json: tuple[str, ...]
 
 
@@ -46,11 +46,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A backbone under a name, with requests of at most `max_batch` images."""
+    """A backbone under a name, with requests of at most `max_batch` images; features also come in
+    each of `bases`."""
 
     backbone: Backbone
     name: str
     max_batch: int
+    bases: tuple[Basis, ...] = ()
 
     @cached_property
     def trial(self) -> Trial:
@@ -96,9 +98,10 @@ class ServedModel:
         )
 
     @cached_property
-    def outputs(self) -> dict[str, Codec]:
-        """All that can be asked for, and the codec each belongs to."""
-        return served_model.codec_of_output(self.backbone.tokens, self.backbone.prefix_tokens)
+    def outputs(self) -> dict[str, Form]:
+        """All that can be asked for, and the form each is part of."""
+        tokens, prefix = self.backbone.tokens, self.backbone.prefix_tokens
+        return served_model.forms_of_outputs(tokens, prefix, self.bases)
 
     @cached_property
     def manifest(self) -> formats.Json:
@@ -108,7 +111,12 @@ class ServedModel:
         """The answer to GET /v2/models/NAME."""
         versions = {"edgetune": __version__, **self.backbone.versions()}
         return served_model.metadata(
-            self.name, self.manifest, versions, self.max_batch, self.trial.invariant
+            self.name,
+            self.manifest,
+            versions,
+            self.max_batch,
+            self.trial.invariant,
+            self.bases,
         )
 
     def read_inputs(self, message: Message) -> Array | list[bytes]:
@@ -163,7 +171,7 @@ class ServedModel:
         return np.stack(pixels)
 
 
-def wanted(message: Message, offered: Mapping[str, Codec]) -> Wanted:
+def wanted(message: Message, offered: Mapping[str, Form]) -> Wanted:
     """Which of the outputs offered a request asks for; without a list, `features`.
 
     Raises:
@@ -173,7 +181,7 @@ def wanted(message: Message, offered: Mapping[str, Codec]) -> Wanted:
     listed = message.content.get("outputs", [{"name": FEATURES}])
     if not isinstance(listed, list) or not 1 <= len(listed) <= len(offered):
         raise ProtocolError(f"'outputs' must list 1 to {len(offered)} outputs")
-    names: dict[str, Codec] = {}
+    names: dict[str, Form] = {}
     in_json = []
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -183,7 +191,7 @@ def wanted(message: Message, offered: Mapping[str, Codec]) -> Wanted:
         binary = parameters(entry).get("binary_data", binary_default)
         if not isinstance(binary, bool):
             raise ProtocolError(f"output {name!r}: binary_data must be true or false")
-        if not binary and offered[name].name != "float32":
+        if not binary and offered[name].codec.name != "float32":
             raise ProtocolError(f"output {name!r} comes as binary only; set binary_data to true")
         if not binary:
             in_json.append(name)
@@ -202,14 +210,15 @@ def request_id(message: Message) -> formats.Json:
 
 def encode_outputs(features: Array, prefix_tokens: int, asked: Wanted) -> dict[str, Value]:
     """The wanted outputs of float32 features [n, tokens, dim]."""
-    encoded = {
-        codec.name: codecs.encode(codec, codecs.pooled(codec, features, prefix_tokens))
-        for codec in dict.fromkeys(asked.outputs.values())
-    }
+    encoded = {}
+    for form in dict.fromkeys(asked.outputs.values()):
+        tokens = codecs.pooled(form.codec, features, prefix_tokens)
+        tokens = tokens if form.basis is None else form.basis.apply(tokens)
+        encoded[form.name] = codecs.encode(form.codec, tokens)
     found: dict[str, Value] = {}
-    for name, codec in asked.outputs.items():
-        stored, scale = encoded[codec.name]
-        tensor = stored if name == served_model.stored_name(codec) else scale
+    for name, form in asked.outputs.items():
+        stored, scale = encoded[form.name]
+        tensor = stored if name == form.stored_name else scale
         assert tensor is not None  # a codec without scales has no such output
         found[name] = tensor
     return found

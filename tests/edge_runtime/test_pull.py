@@ -207,6 +207,9 @@ def test_our_server_publishes_both(tmp_path: Path) -> None:
 
     backbone = write_backbone(tmp_path / "backbone")
     features = write_features(tmp_path / "features").path
+    small = tmp_path / "small"
+    assert edgetune("transcode", features, "--basis", 4, "--out", small).exit_code == 0
+    features = small
     with in_process(tmp_path / "log", backbone, "--features", features) as (running, _):
         url = running.url
         assert edgetune("pull", f"{url}/features", "--out", tmp_path / "one").exit_code == 0

@@ -10,6 +10,7 @@ import pytest
 
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.features import FeatureFolder
+from edge_runtime.runtimes import open_adaptor
 from tests.command_line import edgetune
 from tests.export.adaptor_graphs import need
 from tests.feature_folders import alter_manifest, write_features
@@ -72,3 +73,25 @@ def test_refusals(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     assert not out.exists()
     assert edgetune("export-adaptor", adaptor, "--out", out).exit_code == 2
     assert edgetune("export-adaptor", adaptor, *common, "--codec", "int4").exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_the_graph_of_an_adaptor_in_a_basis(kind: str, tmp_path: Path) -> None:
+    """It takes what the folder stores, and knows the basis: images can be predicted with it."""
+    need(kind)
+    features = write_features(tmp_path / "features", separation=8.0).path
+    small, adaptor, out = tmp_path / "small", tmp_path / "adaptor", tmp_path / "graph"
+    edgetune("transcode", features, "--codec", "int8", "--basis", 4, "--out", small)
+    edgetune("train", small, "--epochs", 2, "--batch-size", 8, "--rank", 2, "--out", adaptor)
+    command = ("export-adaptor", adaptor, "--format", kind, "--out", out, "--features", small)
+    outcome = edgetune(*command, "--json")
+    assert outcome.exit_code == 0, outcome
+    accuracy = json.loads(outcome.stdout)["accuracy"]
+    assert accuracy["numpy"] == accuracy["graph"]
+    graph, trained = open_adaptor(out), Adaptor.load(adaptor)
+    assert graph.basis is not None and trained.basis is not None
+    assert graph.basis.identity == trained.basis.identity
+    assert (graph.config.embed_dim, graph.basis.embed_dim) == (4, 8)
+    described = json.loads(edgetune("inspect", out, "--json").stdout)
+    assert described["basis"] == {"identity": graph.basis.identity, "width": 4, "embed_dim": 8}
+    assert "as the backbone gives them" in edgetune("evaluate", out, features).error

@@ -25,6 +25,7 @@ NAMES = (
     "shard",
     "features-manifest",
     "backbone-manifest",
+    "basis",
     "board",
     "checkpoint",
     "history",

@@ -24,19 +24,21 @@ import numpy as np
 from edge_runtime import formats, open_inference
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.backbone_base import parse_manifest
+from edge_runtime.basis import Basis
 from edge_runtime.codecs import CODECS, encode
 from edge_runtime.errors import EdgeError, MissingExtraError
 from edge_runtime.feature_split import FeatureSplit, Shard
 from edge_runtime.features import FeatureFolder
 from edge_runtime.preprocess import load_image
 from edge_runtime.runtimes import runtime_of
-from edge_runtime.served_model import codec_of_output
+from edge_runtime.served_model import forms_of_outputs
 from tests.edge_runtime import tiny_backbone
 from tests.feature_folders import BACKBONE, write_features
 from tests.fuzz import served
 from tests.problems import config_of, random_parameters
 from trainer_lite import generation
 from trainer_lite.board import Board
+from trainer_lite.directions import Directions
 from trainer_lite.history import PARTS, read_history
 from trainer_lite.progress import Progress
 from trainer_lite.report import read_profile, report
@@ -112,6 +114,14 @@ def features_manifest(data: bytes) -> None:
         opened.split(name).close()
 
 
+def basis(data: bytes) -> None:
+    """A basis's file, or its entry in a graph's metadata."""
+    path = put("basis.safetensors", data)
+    read = Basis.from_json(formats.parse_json(data, path), path) if data[:1] == b"{" else None
+    found = read or Basis.load(path)
+    found.apply(np.ones((1, 2, found.embed_dim), np.float32))
+
+
 def backbone_manifest(data: bytes) -> None:
     path = put(formats.MANIFEST, data)
     parse_manifest(formats.read_manifest(folder(), formats.BACKBONE), path)
@@ -137,7 +147,7 @@ def request(data: bytes) -> None:
     message = open_inference.parse(data[1:], announced, "inputs")
     from export.serve.model import request_id, wanted
 
-    wanted(message, codec_of_output(197, 1))
+    wanted(message, forms_of_outputs(197, 1))
     request_id(message)
 
 
@@ -205,7 +215,23 @@ def adaptor_seeds() -> list[bytes]:
         path = folder() / "seed"
         trained.save(path)
         found.append(path.read_bytes())
-    return found
+    config = config_of(embed_dim=4, kind="linear")
+    in_basis = Adaptor(
+        config, random_parameters(config, np.float32), names, BACKBONE, basis=basis_of(8)
+    )
+    in_basis.save(path)
+    return [*found, path.read_bytes()]
+
+
+def basis_of(embed_dim: int) -> Basis:
+    tokens = np.random.default_rng(0).standard_normal((3, 5, embed_dim))
+    return Directions([tokens.astype(np.float32)]).basis(4)
+
+
+def basis_seeds() -> list[bytes]:
+    path, made = folder() / "seed", basis_of(8)
+    made.save(path)
+    return [path.read_bytes(), json.dumps(made.to_json()).encode()]
 
 
 def shard_seeds() -> list[bytes]:
@@ -311,6 +337,7 @@ TARGETS = {
     "shard": Target(shard, shard_seeds),
     "features-manifest": Target(features_manifest, manifest_seeds),
     "backbone-manifest": Target(backbone_manifest, backbone_seeds),
+    "basis": Target(basis, basis_seeds),
     "board": Target(board, board_seeds),
     "checkpoint": Target(checkpoint, checkpoint_seeds),
     "history": Target(history, history_seeds),

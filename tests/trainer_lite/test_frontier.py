@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from edge_runtime.errors import ConfigError
 from edge_runtime.features import FeatureFolder
 from tests.command_line import edgetune
 from tests.feature_folders import write_features
-from trainer_lite.frontier import Point, candidates, recommended
+from trainer_lite.frontier import Point, candidates, form_name, recommended
 from trainer_lite.transcode import transcode
 
 
@@ -35,9 +36,13 @@ def test_a_transcoded_folder_is_what_extract_would_have_stored(name: str, tmp_pa
 
 def test_only_what_loses_more_is_a_candidate(tmp_path: Path) -> None:
     half = FeatureFolder.open(write_features(tmp_path / "a", tokens=17).path)
-    assert {codec.name for codec in candidates(half)} == set(CODECS) - {"float32"}
+    assert {codec.name for codec, _ in candidates(half)} == set(CODECS) - {"float32"}
     odd = FeatureFolder.open(write_features(tmp_path / "b", tokens=10).path)
-    assert not any(codec.pool > 1 for codec in candidates(odd))
+    assert not any(codec.pool > 1 for codec, _ in candidates(odd, [4]))
+    in_bases = {form_name(codec.name, width) for codec, width in candidates(odd, [4, 6])}
+    assert in_bases == {"float16", "int8", "int4"} | {
+        f"{codec} basis {width}" for codec in ("int8", "int4") for width in (4, 6)
+    }
 
 
 def test_pooled_features_are_refused(tmp_path: Path) -> None:
@@ -49,11 +54,11 @@ def test_pooled_features_are_refused(tmp_path: Path) -> None:
 
 def test_the_smallest_within_a_point_of_the_best_is_recommended() -> None:
     points = [
-        Point("large", 400, [0.90, 0.94], []),
-        Point("good", 100, [0.912, 0.912], []),
-        Point("small", 50, [0.90, 0.90], []),
+        Point("large", None, 400, [0.90, 0.94], []),
+        Point("good", 64, 100, [0.912, 0.912], []),
+        Point("small", None, 50, [0.90, 0.90], []),
     ]
-    assert recommended(points).codec == "good"
+    assert recommended(points).name == "good basis 64"
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -61,9 +66,16 @@ def test_the_command(tmp_path: Path) -> None:
     options = ("--epochs", 3, "--batch-size", 8, "--rank", 2, "--blocks", 1)
     found = json.loads(edgetune("codecs", features, "--seeds", 2, *options, "--json").stdout)
     sizes = [entry["bytes_per_image"] for entry in found["codecs"]]
-    assert sizes == sorted(sizes, reverse=True) and len(sizes) == 6
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == 10
+    assert [entry["basis"] for entry in found["codecs"]].count(4) == 4
     assert all(len(entry["val"]) == len(entry["test"]) == 2 for entry in found["codecs"])
-    table = edgetune("codecs", features, *options).stdout
-    assert table.count("recommended") == 1
+    table = edgetune("codecs", features, *options, "--basis", 0).stdout
+    assert table.count("recommended") == 1 and "basis" not in table
+    small = tmp_path / "small"
+    command = shlex.split(
+        table.splitlines()[-1].partition("edgetune ")[2].replace("OUT", str(small))
+    )
+    assert edgetune(*command).exit_code == 0
+    assert edgetune("train", small, "--out", tmp_path / "a", *options).exit_code == 0
     write_features(tmp_path / "no-val", rows={"train": 12}, tokens=17)
     assert "val split" in edgetune("codecs", tmp_path / "no-val", *options).error

@@ -16,7 +16,7 @@ import pytest
 from edge_runtime import codecs, formats
 from edge_runtime.codecs import CODECS, PLAIN
 from edge_runtime.open_inference import JSON_LENGTH, Message, Value, build, parse
-from edge_runtime.served_model import output_names
+from edge_runtime.served_model import Form
 from tests.edge_runtime.tiny_backbone import SIZE, TOKENS, preprocessing
 from tests.serving import Running
 
@@ -81,7 +81,7 @@ def test_what_the_server_says_of_itself(server: Running, backbone_folder: Path) 
 def test_pixels_give_what_a_local_extract_stores(
     codec: str, server: Running, backbone_folder: Path
 ) -> None:
-    names = output_names(CODECS[codec])
+    names = Form(CODECS[codec]).output_names
     status, answer = ask(server, {**outputs(*names), "id": "a"}, {"images": pixels(3)})
     assert status == 200
     expected = codecs.encode(CODECS[codec], truth(backbone_folder, pixels(3)))

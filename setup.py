@@ -47,6 +47,7 @@ setup(
         "trainer_lite",
         "export",
         "export.serve",
+        "export.triton",
         "export.installer",
     ],
     package_data={

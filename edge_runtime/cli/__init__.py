@@ -22,6 +22,7 @@ COMMANDS = {
     "bundle": "export.bundle_cli:bundle",
     "extract": "edge_runtime.cli.extract:extract",
     "serve": "export.serve.cli:serve",
+    "triton-repo": "export.triton.cli:triton_repo",
     "pull": "edge_runtime.cli.pull:pull",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",

@@ -6,7 +6,6 @@ It mounts unchanged in anything that runs ASGI, such as uvicorn or Ray Serve.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from edge_runtime.backbone import Backbone
 from edge_runtime.errors import DataError, EdgeError, ProtocolError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.open_inference import BINARY_EXTENSION, JSON_LENGTH, Message
+from edge_runtime.served_model import default_name
 from export.serve import model as serving
 from export.serve.batching import Batcher, BusyError, Limits
 from export.serve.body import Bodies
@@ -65,7 +65,8 @@ def create_app(
         FormatError: the graph is damaged, or not the one that the manifest describes.
     """
     metrics = Metrics()
-    model = ServedModel(backbone, name or default_name(backbone), settings.limits.max_batch)
+    name = name or default_name(backbone.reference)
+    model = ServedModel(backbone, name, settings.limits.max_batch)
     backbone.verify()
     endpoints = Endpoints(model, settings, metrics)
     one = "/v2/models/{name}"
@@ -97,11 +98,6 @@ def create_app(
     )
     app.state.model_name = model.name
     return app
-
-
-def default_name(backbone: Backbone) -> str:
-    """The backbone's timm name, as far as a URL's path can carry it."""
-    return re.sub(r"[^\w.-]", "_", str(backbone.reference["model"]), flags=re.ASCII)
 
 
 async def live(request: Request) -> Response:

@@ -6,7 +6,6 @@ click alone, and `--threads` can still set BLAS threads before numpy loads.
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from edge_runtime import __version__
+from edge_runtime.cli.common import load
 from edge_runtime.errors import EdgeError
 
 COMMANDS = {
@@ -46,8 +46,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = load(COMMANDS[cmd_name])
         assert isinstance(command, click.Command)
         return command
 

@@ -43,9 +43,7 @@ class InferenceClient:
     def config_parameter(self, name: str) -> str | None:
         """A parameter of the model's configuration; None where there is no such thing (Triton)."""
         answer = self.link.request("GET", self._path + "/config", most=MAX_METADATA_BYTES)
-        if answer.status == 401:
-            self._check(answer)
-        if answer.status != 200:
+        if answer.status in (404, 405):
             return None
         content = self._json(answer)
         for key in ("parameters", name, "string_value"):
@@ -113,7 +111,7 @@ class InferenceClient:
 
     def _check(self, answer: Answer) -> None:
         """Raises ServerError for a status that is not 200."""
-        if answer.status == 401:
+        if answer.status in (401, 403):
             raise ServerError(
                 f"{self.link.url} asks for a token that it knows; give it with --token-file"
             )

@@ -64,19 +64,22 @@ def write_repository(
     refuse(folder, force=force)
     backbone.verify()
     manifest = formats.read_manifest(backbone.folder, formats.BACKBONE)
-    partial = atomic.partial_path(repository)
+    whole = repository.absolute()
+    partial = whole.with_name(f".{whole.name}.{name}.partial")  # not inside: Triton may be looking
     with partial_folder.lock(partial):
-        built = partial / name
-        atomic.remove(built)
-        (built / VERSION).mkdir(parents=True)
-        files = onnxruntime_model if backend == "onnxruntime" else python_model
-        text = files(backbone, manifest, name, options, built / VERSION)
-        with atomic.write_file(built / CONFIG) as file:
-            file.write(text.encode("ascii"))
-        repository.mkdir(parents=True, exist_ok=True)
-        refuse(folder, force=force)
-        atomic.publish_folder(built, folder)
-        atomic.remove(partial)
+        try:
+            built = partial / name
+            atomic.remove(built)
+            (built / VERSION).mkdir(parents=True)
+            files = onnxruntime_model if backend == "onnxruntime" else python_model
+            text = files(backbone, manifest, name, options, built / VERSION)
+            with atomic.write_file(built / CONFIG) as file:
+                file.write(text.encode("ascii"))
+            repository.mkdir(parents=True, exist_ok=True)
+            refuse(folder, force=force)
+            atomic.publish_folder(built, folder)
+        finally:
+            atomic.remove(partial)
     return folder
 
 

@@ -47,6 +47,7 @@ setup(
         "trainer_lite",
         "export",
         "export.serve",
+        "export.triton",
         "export.installer",
     ],
     package_data={
@@ -63,6 +64,9 @@ setup(
         "tflite": TFLITE,
         "tflite-runtime": ["tflite-runtime==2.14.0", "numpy<2"],
         "serve": SERVE,
+        # Triton without its container: the Python backend alone, in an environment of its own.
+        "triton": ["nvidia-pytriton>=0.7", "tritonclient[http]>=2.50", "numpy<2", *ORT, *VISION],
+        "ray": ["ray[data,serve]>=2.60", *SERVE],
         "demo": ["scikit-learn>=1.3", *EXPORT],
         "bench": ["matplotlib>=3.7", "pyarrow>=14", *EXPORT],
         "fuzz": ["atheris>=2.3"],

@@ -1,15 +1,20 @@
 """The server: what the protocol costs an image, and throughput against onnxruntime called directly.
 
     python -m benchmarks.serving overhead
+    EDGETUNE_TRITON=.venv-triton/bin/python python -m benchmarks.serving triton
     python -m benchmarks.serving throughput backbone
 
 `overhead` serves a graph that computes nothing: 224 x 224 pixels in (151 KB), 197 tokens x 768 in
-float16 out (303 KB). `throughput` serves a real backbone to clients that each send one image at a
-time, and takes turns with a loop over onnxruntime at its best batch size.
+float16 out (303 KB). `triton` asks the same of Triton, in turns: of the model that `edgetune
+triton-repo` writes, which does the same work, and both servers of a constant, which leaves the
+protocol alone; tests/triton.py says where Triton is looked for. `throughput` serves a real backbone
+to clients that each send one image at a time, and takes turns with a loop over onnxruntime at its
+best batch size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +34,31 @@ from edge_runtime import formats
 from edge_runtime.backbone import Backbone, processors
 from edge_runtime.codecs import CODECS
 from edge_runtime.http_link import Link
+from edge_runtime.inference_client import InferenceClient
 from edge_runtime.remote_backbone import RemoteBackbone
+from edge_runtime.served_model import Form
+from export.triton.repository import Options, write_repository
 from tests.edge_runtime.tiny_backbone import manifest
 from tests.serving import in_process
 
 Array = np.ndarray[Any, Any]
 BATCHES = (1, 2, 4, 8, 16)
+CONSTANT_MODEL = """
+import numpy as np
+import triton_python_backend_utils as triton
+
+FEATURES = np.full((1, 197, 768), 1.5, np.float16)
+SCALE = np.ones(1, np.float32)
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        triton.get_input_tensor_by_name(request, "images").as_numpy()
+        values = {"features_float16": FEATURES, "scale_float16": SCALE}
+        return triton.InferenceResponse([triton.Tensor(*item) for item in values.items()])
+"""
 
 
 @click.group()
@@ -76,6 +101,72 @@ def overhead(count: int, embed_dim: int, as_json: bool) -> None:
         click.echo(
             f"{name:8} {row['ms_median']:6.2f} ms median, {row['ms_quartile']:6.2f} first quartile"
             f", {row['bytes_up']:,} bytes up, {row['bytes_down']:,} down"
+        )
+
+
+@main.command()
+@click.option("--count", default=600, show_default=True, help="Requests to each server.")
+@click.option("--json", "as_json", is_flag=True)
+def triton(count: int, as_json: bool) -> None:
+    """Milliseconds of a round trip to `edgetune serve` and to Triton, in turns."""
+    from tests import triton as tritonserver
+
+    found = tritonserver.find()
+    if found is None:
+        raise click.ClickException(tritonserver.WHY_NOT)
+    codec, image = CODECS["float16"], pixels(1, 224)
+    outputs = Form(codec).output_names
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        work = Path(folder)
+        null = write_null_backbone(work / "null")
+        models, options = work / "models", Options(max_batch=1)
+        opened = Backbone.open(null)
+        write_repository(opened, models, "python", "ours", options, force=False)
+        constant = write_repository(opened, models, "python", "constant", options, force=False)
+        (constant / "1" / "model.py").write_text(CONSTANT_MODEL)
+        server, _ = stack.enter_context(in_process(work / "log", null))
+        module = "benchmarks.constant_server"
+        bare, _ = stack.enter_context(in_process(work / "log2", null, module=module))
+        other = stack.enter_context(tritonserver.in_process(found, models, work))
+        clients = {
+            "null model": (
+                InferenceClient(Link(server.url)),
+                InferenceClient(Link(other.url), "ours"),
+            ),
+            "constant": (
+                InferenceClient(Link(bare.url)),
+                InferenceClient(Link(other.url), "constant"),
+            ),
+        }
+        calls = {
+            (work_done, server_name): partial(client.infer, {"images": image}, outputs, 1 << 20)
+            for work_done, pair in clients.items()
+            for server_name, client in zip(("edgetune serve", "Triton"), pair)
+        }
+        answers = [call().tensors for call in calls.values()]
+        for answer in answers:
+            for name in outputs:
+                assert np.array_equal(answer[name], answers[0][name])
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        for turn in range(30):
+            for key in list(calls)[:: 1 if turn % 2 else -1]:
+                calls[key]()
+                times[key] += timed(calls[key], count // 30)
+    medians = {key: statistics.median(taken) * 1000 for key, taken in times.items()}
+    result = {
+        work_done: {
+            **{name: medians[work_done, name] for name in ("edgetune serve", "Triton")},
+            "ratio": medians[work_done, "edgetune serve"] / medians[work_done, "Triton"],
+        }
+        for work_done in clients
+    }
+    if as_json:
+        click.echo(json.dumps({"machine": machine(), "requests": count, "ms_median": result}))
+        return
+    for work_done, row in result.items():
+        click.echo(
+            f"{work_done:10} {row['edgetune serve']:6.2f} ms median, Triton {row['Triton']:6.2f} ms"
+            f": {row['ratio']:.2f} x"
         )
 
 

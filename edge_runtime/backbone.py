@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_runtime import codecs, formats
 from edge_runtime.backbone_base import BackboneBase, parse_manifest
-from edge_runtime.codecs import FLOAT16_MAX, Codec
+from edge_runtime.codecs import Codec
 from edge_runtime.errors import DataError, FormatError, require
 from edge_runtime.formats import field
 
@@ -99,30 +99,7 @@ class Backbone(BackboneBase):
                 f"{self.onnx}: features are {list(features.shape)}, {formats.MANIFEST} says "
                 f"{list(expected)}; export it again"
             )
-        self._check_finite(features, names or [f"image {i}" for i in range(count)])
-        true: Array = features.astype(np.float32, copy=False)
-        if self.scale != 1:
-            true *= np.float32(self.scale)
-        return true
-
-    def _check_finite(self, features: Array, names: Sequence[str]) -> None:
-        """Names the first image with NaN, infinite or saturated features [n, tokens, dim]."""
-        for name, feature in zip(names, features):
-            largest = max(feature.max(), -feature.min())  # NaN passes through
-            if np.isnan(largest):
-                raise DataError(
-                    f"{name}: the backbone gives NaN for this image; remove it or check the weights"
-                )
-            if self.dtype == "float16" and largest >= FLOAT16_MAX:
-                raise DataError(
-                    f"{name}: features exceed what float16 holds; export the backbone again with "
-                    f"`--dtype float32`"
-                )
-            if np.isinf(largest):
-                raise DataError(
-                    f"{name}: the backbone gives infinite features for this image; remove it, or "
-                    f"check the weights"
-                )
+        return self.in_true_units(features, names or [f"image {i}" for i in range(count)])
 
     @cached_property
     def _session(self) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import formats
-from edge_runtime.codecs import Codec
-from edge_runtime.errors import FormatError
+from edge_runtime.codecs import FLOAT16_MAX, Codec
+from edge_runtime.errors import DataError, FormatError
 from edge_runtime.formats import field
 from edge_runtime.preprocess import Preprocessing
 
@@ -50,6 +50,33 @@ class BackboneBase(ABC):
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the packages that turn pixels into features."""
+
+    def in_true_units(self, features: Array, names: Sequence[str]) -> Array:
+        """What the graph computed, [n, tokens, embed_dim] of its dtype, as float32, scaled.
+
+        Raises:
+            DataError: names the first image with NaN, infinite or saturated features.
+        """
+        for name, feature in zip(names, features):
+            largest = max(feature.max(), -feature.min())  # NaN passes through
+            if np.isnan(largest):
+                raise DataError(
+                    f"{name}: the backbone gives NaN for this image; remove it or check the weights"
+                )
+            if self.dtype == "float16" and largest >= FLOAT16_MAX:
+                raise DataError(
+                    f"{name}: features exceed what float16 holds; export the backbone again with "
+                    f"`--dtype float32`"
+                )
+            if np.isinf(largest):
+                raise DataError(
+                    f"{name}: the backbone gives infinite features for this image; remove it, or "
+                    f"check the weights"
+                )
+        true: Array = features.astype(np.float32, copy=False)
+        if self.scale != 1:
+            true = true * np.float32(self.scale)
+        return true
 
 
 def parse_manifest(manifest: formats.Json, path: Path) -> dict[str, Any]:

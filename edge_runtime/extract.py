@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from edge_runtime import __version__, atomic, formats, partial_folder
 from edge_runtime.backbone_base import BackboneBase
 from edge_runtime.codecs import Codec
 from edge_runtime.errors import ConfigError, DataError, require
-from edge_runtime.image_folder import ImageFolder
+from edge_runtime.image_folder import ImageFile, ImageFolder
 from edge_runtime.shard_writer import Shard, SplitWriter
+
+Ahead = Callable[[SplitWriter, Mapping[str, Sequence[ImageFile]]], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def extract(
     batch_size: int = 16,
     force: bool = False,
     strict: bool = False,
+    ahead: Ahead | None = None,
     progress: Callable[[int, str], None] = lambda images, note: None,
     say: Callable[[str], None] = lambda message: None,
 ) -> ExtractResult:
@@ -61,6 +64,8 @@ def extract(
     Args:
         force: replaces a feature folder that is there, and discards another request's partial one.
         strict: makes an unreadable image an error; else it is named, skipped and counted.
+        ahead: may put shards into the partial folder by other means, and tells of them as the
+            writer would; they are found and checked there, and only what is missing is made here.
         progress: called with a number of images just done, and the speed.
         say: called with a line for each unreadable image.
 
@@ -94,6 +99,13 @@ def extract(
         partial_folder.begin(partial, request, force=force)
         begin = time.monotonic()
         writer = SplitWriter(partial, images.root, backbone, codec, batch_size, skipped, advance)
+        if ahead is not None:
+            ahead(writer, images.splits)
+            writer = replace(
+                writer,
+                skipped=lambda name, reason: None,
+                advance=lambda images, rows: advance(rows, rows),
+            )
         shards = {}
         for split, files in images.splits.items():
             shards[split] = writer.write(split, files)

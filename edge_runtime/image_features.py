@@ -43,7 +43,7 @@ def remote_features(backbone: RemoteBackbone, form: Form, path: Path) -> Array:
     size = backbone.preprocessing.size
     try:
         with open(path, "rb") as file:
-            sendable = is_sendable(file.read(12))
+            sendable = backbone.takes_files and is_sendable(file.read(12))
             small = path.stat().st_size <= 3 * size * size
     except OSError as error:
         raise DataError(f"{path}: {reason(error)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,6 +16,7 @@ from edge_runtime.open_inference import BINARY_EXTENSION, JSON_LENGTH, Message, 
 MAX_METADATA_BYTES = 1 << 20
 MODELS = "/v2/models/"
 SHOWN = 200  # characters of a server's message
+OF_IMAGE = re.compile(r"image (\d{1,6}): ")  # how the message of an unusable image starts
 
 
 class InferenceClient:
@@ -38,6 +40,16 @@ class InferenceClient:
         """What the server says of the model."""
         return self._get(self._path)
 
+    def config_parameter(self, name: str) -> str | None:
+        """A parameter of the model's configuration; None where there is no such thing (Triton)."""
+        answer = self.link.request("GET", self._path + "/config", most=MAX_METADATA_BYTES)
+        if answer.status in (404, 405):
+            return None
+        content = self._json(answer)
+        for key in ("parameters", name, "string_value"):
+            content = content.get(key) if isinstance(content, dict) else None
+        return content if isinstance(content, str) else None
+
     def infer(self, inputs: Mapping[str, Value], outputs: Sequence[str], most: int) -> Message:
         """The answer to an inference request.
 
@@ -56,7 +68,7 @@ class InferenceClient:
         if length is not None:
             headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(length)}
         answer = self.link.request("POST", self._path + "/infer", body, headers, most=most)
-        if answer.status == 422:
+        if answer.status == 422 or (answer.status == 400 and OF_IMAGE.match(_message(answer))):
             raise DataError(_message(answer))
         self._check(answer)
         try:
@@ -99,7 +111,7 @@ class InferenceClient:
 
     def _check(self, answer: Answer) -> None:
         """Raises ServerError for a status that is not 200."""
-        if answer.status == 401:
+        if answer.status in (401, 403):
             raise ServerError(
                 f"{self.link.url} asks for a token that it knows; give it with --token-file"
             )

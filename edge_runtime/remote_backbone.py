@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_runtime import codecs, formats
+from edge_runtime import codecs, formats, served_model
 from edge_runtime.backbone_base import BackboneBase, parse_manifest
 from edge_runtime.basis import Basis
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.errors import ConfigError, DataError, FormatError, MismatchError, ServerError
 from edge_runtime.http_link import Link, Traffic
-from edge_runtime.inference_client import InferenceClient
+from edge_runtime.inference_client import OF_IMAGE, InferenceClient
 from edge_runtime.open_inference import Message, Value
 from edge_runtime.served_model import FILES, IMAGES, Form
 
@@ -33,9 +33,10 @@ class RemoteBackbone(BackboneBase):
     client: InferenceClient
     max_batch: int
     batch_invariant: bool
+    as_computed: bool
+    tensors: frozenset[str]
+    """Names of the inputs and outputs that the server has."""
     server_versions: dict[str, str]
-    offered: frozenset[str]
-    """Names of the outputs that the server says it has."""
 
     @classmethod
     def connect(cls, link: Link, model: str | None = None) -> RemoteBackbone:
@@ -50,11 +51,8 @@ class RemoteBackbone(BackboneBase):
         client = InferenceClient(link, model)
         where = Path("its metadata")
         metadata = client.metadata()
-        parameters = metadata.get("parameters")
-        link.traffic = Traffic()  # what follows is for images
         try:
-            if not isinstance(parameters, dict):
-                raise FormatError("it has no parameters")
+            parameters = _published(client, metadata)
             manifest = formats.field(parameters, "manifest", dict, where)
             formats.check_version(manifest, formats.BACKBONE, where)
             return cls(
@@ -62,13 +60,21 @@ class RemoteBackbone(BackboneBase):
                 client=client,
                 max_batch=formats.whole(parameters, "max_batch", 1, where),
                 batch_invariant=formats.field(parameters, "batch_invariant", bool, where),
+                as_computed=parameters.get("as_computed") is True,
+                tensors=frozenset(_names(metadata, "inputs") + _names(metadata, "outputs")),
                 server_versions=_versions(parameters),
-                offered=_outputs(metadata),
             )
         except FormatError as error:
             raise ServerError(
                 f"{link.url}: model {client.model} is not an edgetune backbone ({error})"
             ) from None
+        finally:
+            link.traffic = Traffic()  # what follows is for images
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the server decodes images."""
+        return FILES in self.tensors
 
     @property
     def traffic(self) -> Traffic:
@@ -76,7 +82,7 @@ class RemoteBackbone(BackboneBase):
         return self.client.link.traffic
 
     def verify(self) -> None:
-        """Nothing: the server did so when it started, and every answer names its backbone."""
+        """Nothing: the server did so when it started, and every answer's backbone is checked."""
 
     def versions(self) -> dict[str, str]:
         """Of the server's onnxruntime."""
@@ -96,7 +102,7 @@ class RemoteBackbone(BackboneBase):
 
     def offers(self, form: Form) -> bool:
         """Whether the server itself can send features so."""
-        return self.client.binary and self.offered.issuperset(form.output_names)
+        return self.client.binary and self.tensors.issuperset(form.output_names)
 
     def encoded(
         self,
@@ -134,7 +140,7 @@ class RemoteBackbone(BackboneBase):
         self, kind: str, images: Value, form: Form, names: Sequence[str] | None, start: int
     ) -> tuple[Array, Array | None]:
         codec = form.codec
-        form = form if self.client.binary else Form(CODECS["float32"])
+        form = form if self.offers(form) else Form(CODECS["float32"])
         asked, width = form.codec, form.width(self.embed_dim)
         count, outputs = len(images), form.output_names
         tokens = asked.stored_tokens(self.tokens, self.prefix_tokens)
@@ -148,8 +154,11 @@ class RemoteBackbone(BackboneBase):
         self._check_identity(answer)
         stored_shape = (count, tokens, asked.stored_dim(width))
         shapes = [stored_shape, asked.scale_shape(count, tokens)]
-        dtypes = [asked.dtype, np.dtype("<f4")]
+        dtypes = [np.dtype(self.dtype) if self.as_computed else asked.dtype, np.dtype("<f4")]
         found = [self._tensor(answer, *wanted) for wanted in zip(outputs, shapes, dtypes)]
+        if self.as_computed:
+            shown = [_name(names, start + index) for index in range(count)]
+            found[0] = self.in_true_units(found[0], shown)
         if asked is codec:
             return found[0], found[1] if len(found) > 1 else None
         return codecs.encode(codec, codecs.pooled(codec, found[0], self.prefix_tokens))
@@ -162,23 +171,48 @@ class RemoteBackbone(BackboneBase):
             raise ServerError(
                 f"{self.client.link.url}: its answer lacks {name!r}, {dtype} {list(shape or ())}"
             )
-        if dtype.kind == "f" and not codecs.all_finite(value):
+        if dtype.kind == "f" and not self.as_computed and not codecs.all_finite(value):
             raise ServerError(f"{self.client.link.url}: {name!r} holds NaN or infinite entries")
         return value
 
     def _check_identity(self, answer: Message) -> None:
-        """Refuses an answer of another backbone: servers are restarted while clients wait."""
-        identity = _identity(answer)
+        """Refuses an answer of another backbone: servers are restarted while clients wait.
+
+        Where answers name none, the configuration is asked again, after each.
+        """
+        parameters = answer.content.get("parameters")
+        identity = str(parameters.get("identity", "")) if isinstance(parameters, dict) else ""
+        if not identity:
+            with suppress(FormatError):
+                manifest = _published(self.client, {}).get("manifest")
+                identity = str(manifest.get("identity")) if isinstance(manifest, dict) else ""
         if identity != self.reference["identity"]:
             raise MismatchError(
-                f"{self.client.link.url} now has another backbone (identity {identity[:12]}, "
-                f"before {self.reference['identity'][:12]}); nothing of it was used"
+                f"{self.client.link.url} now has another backbone (identity "
+                f"{identity[:12] or 'none'}, before {self.reference['identity'][:12]}); nothing of "
+                f"it was used"
             )
 
 
-def _identity(answer: Message) -> str:
-    parameters = answer.content.get("parameters")
-    return str(parameters.get("identity")) if isinstance(parameters, dict) else "none"
+def _published(client: InferenceClient, metadata: formats.Json) -> formats.Json:
+    """`served_model.parameters` of a model, from its metadata or else its configuration.
+
+    Raises:
+        FormatError: it is in neither.
+    """
+    found = metadata.get("parameters")
+    if isinstance(found, dict) and "manifest" in found:
+        return found
+    text = client.config_parameter(served_model.IN_CONFIG)
+    if text is None:
+        raise FormatError("neither its metadata nor its configuration names one")
+    return formats.parse_json(text.encode(), Path("its configuration"))
+
+
+def _names(metadata: formats.Json, tensors: str) -> list[str]:
+    found = metadata.get(tensors)
+    listed = found if isinstance(found, list) else []
+    return [str(one.get("name")) for one in listed if isinstance(one, dict)]
 
 
 def _versions(parameters: formats.Json) -> dict[str, str]:
@@ -186,19 +220,13 @@ def _versions(parameters: formats.Json) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _outputs(metadata: formats.Json) -> frozenset[str]:
-    """Names of the outputs that a server's metadata lists."""
-    listed = metadata.get("outputs")
-    entries = listed if isinstance(listed, list) else []
-    return frozenset(str(entry.get("name")) for entry in entries if isinstance(entry, dict))
-
-
 def _renamed(message: str, names: Sequence[str] | None, start: int) -> str:
     """The server's `image INDEX: reason` with the name that the image has here."""
-    found = re.match(r"image (\d{1,6}): ", message)
+    found = OF_IMAGE.match(message)
     if found is None:
         return message
-    index = start + int(found[1])
-    if names is None or index >= len(names):
-        return f"image {index}: {message[found.end() :]}"
-    return f"{names[index]}: {message[found.end() :]}"
+    return f"{_name(names, start + int(found[1]))}: {message[found.end() :]}"
+
+
+def _name(names: Sequence[str] | None, index: int) -> str:
+    return f"image {index}" if names is None or index >= len(names) else names[index]

@@ -4,10 +4,15 @@ Inputs: `images`, pixels, or `files`, encoded images (BYTES: JPEG, PNG or WebP);
 Outputs: `features` in FP32, or the same encoded by a codec: `features_float16` and `scale_float16`,
 `features_int8` and `scale_int8` and so on, as shards store them (docs/formats.md). In a basis,
 16 digits of its identity follow: `features_int8_0123456789abcdef`.
+
+A server that publishes no parameters with a model's metadata, such as Triton, carries them in the
+model's configuration, under `edgetune`. One that runs nothing but the graph offers `features` as
+the graph computes them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +25,7 @@ from edge_runtime.formats import Json
 IMAGES, FILES, FEATURES = "images", "files", "features"
 FILE_FORMATS = ("JPEG", "PNG", "WEBP")
 PLATFORM = "edgetune_onnxruntime"
+IN_CONFIG = "edgetune"  # the parameter of a Triton configuration that holds `parameters`
 DATATYPES = {"<f4": "FP32", "<f2": "FP16", "|i1": "INT8", "|u1": "UINT8"}
 
 
@@ -57,6 +63,11 @@ class Form:
         return embed_dim if self.basis is None else self.basis.width
 
 
+def default_name(reference: Json) -> str:
+    """The timm name of a backbone, as far as a URL's path can carry it."""
+    return re.sub(r"[^\w.-]", "_", str(reference["model"]), flags=re.ASCII)
+
+
 def forms_of_outputs(
     tokens: int, prefix_tokens: int, bases: Sequence[Basis] = ()
 ) -> dict[str, Form]:
@@ -71,20 +82,36 @@ def forms_of_outputs(
     return found
 
 
-def metadata(
-    name: str,
+def parameters(
     manifest: Json,
     versions: dict[str, str],
     max_batch: int,
     merges: bool,
-    bases: Sequence[Basis] = (),
+    *,
+    as_computed: bool = False,
 ) -> Json:
-    """The answer to GET /v2/models/NAME.
+    """What a server says of a backbone besides its tensors.
 
     Args:
         manifest: of the backbone folder; published whole, so that a client can check what it uses.
         versions: of the packages that compute the features.
         merges: whether images get the same bits in whatever batch they are computed.
+        as_computed: whether `features` come as the graph gives them: in the dtype that the manifest
+            says, still to be checked, and multiplied by its scale.
+    """
+    return {
+        "manifest": manifest,
+        "versions": versions,
+        "max_batch": max_batch,
+        "batch_invariant": merges,
+        "as_computed": as_computed,
+    }
+
+
+def metadata(name: str, manifest: Json, parameters: Json, bases: Sequence[Basis] = ()) -> Json:
+    """The answer to GET /v2/models/NAME, of a server that offers every codec.
+
+    Args:
         bases: that features can be had in.
     """
     size, tokens, dim = manifest["preprocessing"]["size"], manifest["tokens"], manifest["embed_dim"]
@@ -108,10 +135,5 @@ def metadata(
             {"name": FILES, "datatype": "BYTES", "shape": [-1]},
         ],
         "outputs": outputs,
-        "parameters": {
-            "manifest": manifest,
-            "versions": versions,
-            "max_batch": max_batch,
-            "batch_invariant": merges,
-        },
+        "parameters": parameters,
     }

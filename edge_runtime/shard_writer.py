@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,19 @@ def shard_name(split: str, index: int) -> str:
 def rows_per_shard(bytes_per_image: int) -> int:
     """Rows of every shard of a folder but the last of a split: about 16 MiB, at least one image."""
     return min(max(1, SHARD_BYTES // bytes_per_image), MAX_ROWS)
+
+
+def shard_ranges(readable: Sequence[bool], capacity: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the images that each shard of a split uses up, from which can be read."""
+    start = 0
+    while start < len(readable):
+        stop = rows = 0
+        for stop in range(start, len(readable) + 1):
+            if stop == len(readable) or (readable[stop] and rows == capacity):
+                break
+            rows += readable[stop]
+        yield start, stop
+        start = stop
 
 
 class ShardBuffer:
@@ -225,20 +238,44 @@ class SplitWriter:
         Raises:
             DataError: no image can be read, or features are not finite.
         """
-        tokens, embed_dim = self._tokens, self.backbone.embed_dim
-        capacity = rows_per_shard(self.codec.bytes_per_image(tokens, embed_dim))
-        buffer = ShardBuffer(self.codec, min(capacity, len(files)), tokens, embed_dim)
+        buffer = self.buffer(files, self.capacity(files))
         shards: list[Shard] = []
         position = 0
         while position < len(files):
-            path = self.folder / shard_name(split, len(shards))
-            shard = self._find(path, split, files, position, capacity)
-            if shard is None:
-                self._fill(buffer, split, files, position)
-                shard = buffer.write(path, split)
+            shard = self.shard(buffer, split, len(shards), files, position)
             shards.append(shard)
             position += len(shard.paths) + len(shard.skipped)
         return shards
+
+    def capacity(self, files: Sequence[ImageFile]) -> int:
+        """Rows of every shard of a split but the last."""
+        most = rows_per_shard(self.codec.bytes_per_image(self._tokens, self.backbone.embed_dim))
+        return min(most, len(files))
+
+    def buffer(self, files: Sequence[ImageFile], capacity: int) -> ShardBuffer:
+        """For `shard`, again and again; no larger than `files` can fill."""
+        rows = min(capacity, len(files))
+        return ShardBuffer(self.codec, rows, self._tokens, self.backbone.embed_dim)
+
+    def shard(
+        self,
+        buffer: ShardBuffer,
+        split: str,
+        index: int,
+        files: Sequence[ImageFile],
+        position: int = 0,
+    ) -> Shard:
+        """The shard of this number, with the images of `files` from `position` on: found, or made.
+
+        Raises:
+            DataError: no image can be read, or features are not finite.
+        """
+        path = self.folder / shard_name(split, index)
+        shard = self._find(path, split, files, position, buffer.capacity)
+        if shard is None:
+            self._fill(buffer, split, files, position)
+            shard = buffer.write(path, split)
+        return shard
 
     def _find(
         self, path: Path, split: str, files: Sequence[ImageFile], position: int, capacity: int

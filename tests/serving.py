@@ -74,9 +74,11 @@ def in_thread(app: Any) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def in_process(log: Path, *arguments: object, port: int = 0) -> Iterator[tuple[Running, Any]]:
+def in_process(
+    log: Path, *arguments: object, port: int = 0, module: str = "edge_runtime.cli"
+) -> Iterator[tuple[Running, Any]]:
     """Runs `edgetune serve`, its stderr into `log`; yields (server, process), kills it at last."""
-    command = [sys.executable, "-m", "edge_runtime.cli", "serve", *map(str, arguments)]
+    command = [sys.executable, "-m", module, "serve", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open(log, "wb") as stderr:
         process = subprocess.Popen([*command, "--port", str(port)], env=environment, stderr=stderr)

@@ -6,7 +6,6 @@ click alone, and `--threads` can still set BLAS threads before numpy loads.
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from edge_runtime import __version__
+from edge_runtime.cli.common import load
 from edge_runtime.errors import EdgeError
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "bundle": "export.bundle_cli:bundle",
     "extract": "edge_runtime.cli.extract:extract",
     "serve": "export.serve.cli:serve",
+    "triton-repo": "export.triton.cli:triton_repo",
     "pull": "edge_runtime.cli.pull:pull",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
@@ -47,8 +48,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = load(COMMANDS[cmd_name])
         assert isinstance(command, click.Command)
         return command
 

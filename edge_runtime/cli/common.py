@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -43,6 +44,12 @@ runtime_option = click.option(
     type=click.Choice(["numpy", "onnxruntime", "tflite"]),
     help="Insist on what computes the adaptor.  [default: what its file is for]",
 )
+
+
+def load(name: str) -> Any:
+    """What `module:attribute` names: how other packages' code is mounted."""
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def set_blas_threads(threads: int = 1) -> None:

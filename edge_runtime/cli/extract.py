@@ -13,6 +13,7 @@ from edge_runtime.cli.common import (
     emit_json,
     force_option,
     json_option,
+    load,
     progress,
     say,
     traffic_note,
@@ -20,6 +21,7 @@ from edge_runtime.cli.common import (
 )
 
 CODEC_NAMES = ["float16", "float32", "int8", "int4", "float16-pool2", "int8-pool2", "int4-pool2"]
+ENGINES = {"local": "", "ray": "export.ray_engine:engine"}
 
 
 @click.command(short_help="Run a folder of images through a backbone.")
@@ -44,7 +46,19 @@ CODEC_NAMES = ["float16", "float32", "int8", "int4", "float16-pool2", "int8-pool
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Threads of onnxruntime.  [default: all processors]",
+    help="Threads of onnxruntime.  [default: all processors; with Ray 1 in each worker]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default="local",
+    show_default=True,
+    help="What makes the shards: this process, or a Ray Data job (extra [ray]).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Ray's workers, one shard each at a time.  [default: all its CPUs but one]",
 )
 @click.option("--strict", is_flag=True, help="Stop at an unreadable image instead of skipping it.")
 @force_option
@@ -60,6 +74,8 @@ def extract(
     codec: str,
     batch_size: int,
     threads: int | None,
+    engine: str,
+    workers: int | None,
     strict: bool,
     force: bool,
     as_json: bool,
@@ -77,6 +93,10 @@ def extract(
     With --server the backbone is elsewhere (`edgetune serve`): images are resized here, their
     pixels sent, and the features come back as they are stored. The folder is the same to the byte.
 
+    With --engine ray, workers make many shards at a time, on this machine or on the cluster that
+    RAY_ADDRESS names; IMAGES, the backbone and OUT must then be on a disk that all share. This,
+    too, gives the same folder, and either engine goes on with what the other began.
+
     \b
     Examples:
       edgetune extract photos --backbone backbone --out features
@@ -84,6 +104,10 @@ def extract(
     """
     if (backbone is None) == (server is None):
         raise click.UsageError("give --backbone, a folder, or --server, a URL")
+    if engine == "local" and workers is not None:
+        raise click.UsageError("--workers is for --engine ray")
+    if engine != "local" and server is not None:
+        raise click.UsageError(f"--engine {engine} opens the backbone in its workers: --backbone")
     from edge_runtime.atomic import partial_path
     from edge_runtime.backbone import Backbone
     from edge_runtime.backbone_base import BackboneBase
@@ -92,6 +116,7 @@ def extract(
     from edge_runtime.extract import extract as run
     from edge_runtime.image_folder import scan
 
+    ahead = None if engine == "local" else load(ENGINES[engine])(workers, threads)
     folder = scan(images)
     opened: BackboneBase
     remote = None
@@ -112,6 +137,7 @@ def extract(
                 batch_size=batch_size,
                 force=force,
                 strict=strict,
+                ahead=ahead,
                 progress=advance,
                 say=lambda message: say(erase + message),
             )

@@ -6,7 +6,6 @@ It mounts unchanged in anything that runs ASGI, such as uvicorn or Ray Serve.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from edge_runtime.basis import Basis
 from edge_runtime.errors import DataError, EdgeError, ProtocolError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.open_inference import BINARY_EXTENSION, JSON_LENGTH, Message
+from edge_runtime.served_model import default_name
 from export.serve import model as serving
 from export.serve.batching import Batcher, BusyError, Limits
 from export.serve.body import Bodies
@@ -70,8 +70,8 @@ def create_app(
     """
     metrics = Metrics()
     offered = offered_bases(backbone, features, bases)
-    shown = name or default_name(backbone)
-    model = ServedModel(backbone, shown, settings.limits.max_batch, offered)
+    name = name or default_name(backbone.reference)
+    model = ServedModel(backbone, name, settings.limits.max_batch, offered)
     backbone.verify()
     endpoints = Endpoints(model, settings, metrics)
     one = "/v2/models/{name}"
@@ -124,11 +124,6 @@ def offered_bases(
     for basis in found.values():
         basis.check_width(backbone.embed_dim)
     return tuple(found.values())
-
-
-def default_name(backbone: Backbone) -> str:
-    """The backbone's timm name, as far as a URL's path can carry it."""
-    return re.sub(r"[^\w.-]", "_", str(backbone.reference["model"]), flags=re.ASCII)
 
 
 async def live(request: Request) -> Response:

@@ -110,14 +110,10 @@ class ServedModel:
     def metadata(self) -> formats.Json:
         """The answer to GET /v2/models/NAME."""
         versions = {"edgetune": __version__, **self.backbone.versions()}
-        return served_model.metadata(
-            self.name,
-            self.manifest,
-            versions,
-            self.max_batch,
-            self.trial.invariant,
-            self.bases,
+        published = served_model.parameters(
+            self.manifest, versions, self.max_batch, self.trial.invariant
         )
+        return served_model.metadata(self.name, self.manifest, published, self.bases)
 
     def read_inputs(self, message: Message) -> Array | list[bytes]:
         """The images of a request: uint8 [n, size, size, 3], or n encoded ones.

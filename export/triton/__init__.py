@@ -1,0 +1,1 @@
+"""A backbone as a model of NVIDIA Triton Inference Server."""

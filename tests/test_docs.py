@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 
+from edge_runtime.cli import main as edgetune
 from tests.make_docs import PAGES
-from tests.pages import ROOT, Reader, blocks
+from tests.pages import FENCE, ROOT, RUN, Reader, blocks
 from tests.photos import write_photos
 
 DOCS = ROOT / "docs"
@@ -87,6 +89,34 @@ def test_every_block_says_what_it_is() -> None:
     for page in DOCS.glob("*.md"):
         for block in blocks(page.read_text()):
             assert block.language in LANGUAGES, f"{page.name}:{block.line}: {block.language!r}"
+
+
+def test_commands_that_are_only_named_exist_with_their_options() -> None:
+    known = 0
+    for page in LINKED:
+        for arguments in named_commands(page.read_text()):
+            command = edgetune.get_command(click.Context(edgetune), arguments[0])
+            assert command is not None, f"{page.name}: edgetune {arguments[0]}"
+            parser = command.make_parser(click.Context(command))
+            try:
+                parser.parse_args(arguments[1:])
+            except click.NoSuchOption as error:
+                pytest.fail(f"{page.name}: edgetune {' '.join(arguments)}: {error.message}")
+            except click.BadOptionUsage:
+                pass  # `edgetune extract --codec`, as prose has it
+            known += 1
+    assert known > 50
+
+
+def named_commands(page: str) -> Iterator[list[str]]:
+    """Arguments of every `edgetune NAME ...` in blocks that are typed and in code within prose."""
+    prose = FENCE.sub("", page)
+    typed = "".join(block.script for block in blocks(page) if block.language in RUN)
+    lines = typed.replace("\\\n", " ").splitlines()
+    for text in [*lines, *re.findall(r"`([^`]+)`", prose)]:
+        found = re.search(r"(?:^|[/ ])edgetune ([a-z-]+[^|#;)]*)", text)
+        if found and not found[1].startswith("-"):
+            yield found[1].split()
 
 
 @pytest.mark.skipif(

@@ -75,7 +75,7 @@ def read_shapes(path: Path) -> Shapes:
         state = load_state_dict(str(path), weights_only=True)
         return {name: tuple(t.shape) for name, t in state.items() if hasattr(t, "shape")}
     except Exception as error:  # torch, pickle, zip and safetensors each have their own
-        if "weights_only" in str(error):
+        if "nsupported global" in str(error):  # torch, and timm around it
             raise ExportError(
                 f"checkpoint {path} holds pickled Python objects besides tensors, and pickled code "
                 f"is never run here; save the tensors alone: "

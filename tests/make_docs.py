@@ -48,8 +48,8 @@ def cli_page() -> str:
     parts = [
         "# Commands",
         HOW,
-        "What `edgetune --help` and `edgetune COMMAND --help` print. [The tutorial](tutorial.md) uses "
-        "most of them.",
+        "What `edgetune --help` and `edgetune COMMAND --help` print. [The tutorial](tutorial.md) "
+        "uses most of them.",
         shown(edgetune.get_help(root)),
     ]
     for name in edgetune.list_commands(root):
@@ -70,8 +70,8 @@ def signatures_page() -> str:
     parts = [
         "# Signatures",
         HOW,
-        "What a program may use; [api.md](api.md) shows how it goes together. The docstrings in the "
-        "source say more, such as what is raised.",
+        "What a program may use; [api.md](api.md) shows how it goes together. The docstrings say "
+        "more, such as what is raised.",
     ]
     for module, names in PUBLIC.items():
         tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())

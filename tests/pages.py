@@ -92,7 +92,9 @@ class Reader:
 
     def read(self, block: Block) -> str:
         """Does what a block says; what it printed."""
-        return self.python(block.content) if block.language == "python" else self.shell(block.script)
+        return (
+            self.python(block.content) if block.language == "python" else self.shell(block.script)
+        )
 
     def shell(self, script: str) -> str:
         """Runs lines of a shell, which ends at the first that fails; a server goes on."""

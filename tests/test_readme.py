@@ -16,6 +16,7 @@ needed = ("torch", "timm", "onnx", "onnxruntime", "PIL", "starlette", "uvicorn")
 if any(importlib.util.find_spec(name) is None for name in needed):
     pytest.skip("the README exports a backbone: needs edgetune[export]", allow_module_level=True)
 
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("readme")

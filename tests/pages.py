@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,9 +75,10 @@ class Reader:
         commands = folder.parent / f"{folder.name}-commands"
         commands.mkdir(parents=True)
         swap = f'"$1" {model}' if model else '"$1" "$2"'
-        edgetune = f"exec {sys.executable} -m edge_runtime.cli"
+        python = f"exec {shlex.quote(sys.executable)}"
+        edgetune = f"{python} -m edge_runtime.cli"
         scripts = {
-            "python": f'exec {sys.executable} "$@"',
+            "python": f'{python} "$@"',
             "edgetune": f'[ "$1" = export ] && {edgetune} {swap} --random-weights "${{@:3}}"\n'
             f'{edgetune} "$@"',
         }
@@ -99,7 +101,7 @@ class Reader:
     def shell(self, script: str) -> str:
         """Runs lines of a shell, which ends at the first that fails; a server goes on."""
         for arguments in re.findall(r"^edgetune serve (.*)$", script, flags=re.MULTILINE):
-            self.serve(arguments.split("#")[0].split())
+            self.serve(shlex.split(arguments, comments=True))
         rest = re.sub(r"^edgetune serve .*$", "", script, flags=re.MULTILINE)
         return self._run(["bash", "-euo", "pipefail", "-c", SERVER.sub(self.url, rest)])
 

@@ -5,7 +5,7 @@ OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 PACKAGES := edge_runtime trainer_lite export
 
-.PHONY: demo test test-all test-arm test-oldest lint clean
+.PHONY: demo test test-all test-arm test-oldest lint docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m benchmarks.demo $(ARGS)
@@ -29,6 +29,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages that are generated: commands and signatures.
+docs: $(VENV)/installed
+	$(BIN)/python -m tests.make_docs
 
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -75,6 +75,12 @@ def read_shapes(path: Path) -> Shapes:
         state = load_state_dict(str(path), weights_only=True)
         return {name: tuple(t.shape) for name, t in state.items() if hasattr(t, "shape")}
     except Exception as error:  # torch, pickle, zip and safetensors each have their own
+        if "nsupported global" in str(error):  # torch, and timm around it
+            raise ExportError(
+                f"checkpoint {path} holds pickled Python objects besides tensors, and pickled code "
+                f"is never run here; save the tensors alone: "
+                f'torch.save(model.state_dict(), "{path.name}")'
+            ) from None
         first = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise ExportError(
             f"checkpoint {path} cannot be read as a state dict of tensors: {first[:200]}"

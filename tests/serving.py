@@ -75,13 +75,20 @@ def in_thread(app: Any) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def in_process(
-    log: Path, *arguments: object, port: int = 0, module: str = "edge_runtime.cli"
+    log: Path,
+    *arguments: object,
+    port: int = 0,
+    module: str = "edge_runtime.cli",
+    folder: Path | None = None,
 ) -> Iterator[tuple[Running, Any]]:
-    """Runs `edgetune serve`, its stderr into `log`; yields (server, process), kills it at last."""
+    """Runs `edgetune serve` in a folder, its stderr into `log`; yields (server, process), kills it
+    at last."""
     command = [sys.executable, "-m", module, "serve", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open(log, "wb") as stderr:
-        process = subprocess.Popen([*command, "--port", str(port)], env=environment, stderr=stderr)
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=folder, env=environment, stderr=stderr
+        )
     try:
         wait_until(
             lambda: re.search(r"serving .*\n", log.read_text()) or process.poll() is not None

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.edge_runtime.tiny_backbone import contents
+from tests.pages import ROOT, Reader, blocks
 from tests.photos import write_photos
-from tests.serving import in_process
 
 needed = ("torch", "timm", "onnx", "onnxruntime", "PIL", "starlette", "uvicorn")
 if any(importlib.util.find_spec(name) is None for name in needed):
     pytest.skip("the README exports a backbone: needs edgetune[export]", allow_module_level=True)
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Contents of the README's fenced blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("readme")
     write_photos(folder / "photos", {"train": 24, "val": 8, "test": 8})
     (folder / "cat.jpg").write_bytes((folder / "photos/test/cat/0.jpg").read_bytes())
-    return folder
+    reader = Reader(folder)
+    with reader.closing:
+        yield reader
 
 
-def run(arguments: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
-def test_commands_and_code_in_order(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_and_code_in_order(reader: Reader) -> None:
+    page = blocks((ROOT / "README.md").read_text())
     commands = [
-        shlex.split(line[len("$ edgetune ") :])
-        for block in blocks("console")
-        for line in block.splitlines()
-        if line.startswith("$ edgetune ")
+        line
+        for block in page
+        if block.language == "console"
+        for line in block.script.splitlines()
+        if line.startswith("edgetune ")
     ]
-    names = [command[0] for command in commands]
+    names = [command.split()[1] for command in commands]
     assert names == [
         "export",
         "extract",
@@ -73,19 +55,10 @@ def test_commands_and_code_in_order(workplace: Path, monkeypatch: pytest.MonkeyP
         "predict",
     ]
     printed = {}
-    with contextlib.ExitStack() as stack:
-        for name, *arguments in commands:
-            if name == "serve":
-                monkeypatch.chdir(workplace)
-                server, _ = stack.enter_context(in_process(workplace / "log", *arguments))
-                continue
-            if name == "export":
-                arguments.append("--random-weights")  # tests have no network
-            if any("http://server:8000" in argument for argument in arguments):
-                arguments = [a.replace("http://server:8000", server.url) for a in arguments]
-                name += " from a server"
-            command = name.split()[0]
-            printed[name] = run(["-m", "edge_runtime.cli", command, *arguments], workplace)
+    for name, command in zip(names, commands):
+        where = " from a server" if "http://" in command else ""
+        printed[name + where] = reader.shell(command + "\n")
+    workplace = reader.folder
     assert printed["predict from a server"].split()[:2] == printed["predict"].split()[:2]
     for folder in ("pulled", "remote"):
         assert contents(workplace / folder) == contents(workplace / "features")
@@ -96,14 +69,8 @@ def test_commands_and_code_in_order(workplace: Path, monkeypatch: pytest.MonkeyP
     assert printed["predict"].startswith("cat.jpg: cat")
 
     (workplace / "adaptor.safetensors").unlink()
-    (code,) = blocks("python")
-    accuracy, peak = run(["-c", code], workplace).split()
+    (code,) = (block for block in page if block.language == "python")
+    accuracy, peak = reader.read(code).split()
     assert float(accuracy) > 0.9
     assert 20e6 < int(peak) < 100e6
     assert (workplace / "adaptor.safetensors").is_file()
-
-
-def test_every_link_of_the_documents_leads_somewhere() -> None:
-    for document in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} -> {target}"

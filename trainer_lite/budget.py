@@ -214,8 +214,8 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
     raise BudgetError(
         f"a memory budget of {mebibytes(budget)} cannot be kept: the least is "
         f"{mebibytes(plan.budget_bytes)}, of which {mebibytes(plan.baseline_bytes)} "
-        f"are the interpreter, numpy and the data's labels; a lower --rank, --blocks or "
-        f"--batch-size, or features extracted with --codec int8, need less"
+        f"are the interpreter, numpy and the data's labels; fewer --blocks, a lower --rank, or "
+        f"features of fewer tokens (extract --codec int8-pool2) need less"
     )
 
 

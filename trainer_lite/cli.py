@@ -25,7 +25,9 @@ from trainer_lite.options import (
 )
 
 if TYPE_CHECKING:
+    from edge_runtime.features import FeatureFolder
     from trainer_lite.checkpoint import Checkpoints
+    from trainer_lite.config import TrainConfig
     from trainer_lite.reports import TrainResult
 
 
@@ -70,6 +72,7 @@ def train(
         raise click.UsageError("--every and --resume need --checkpoint, the folder to use")
     set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
+    from edge_runtime.errors import OutputExistsError
     from edge_runtime.features import FeatureFolder
     from trainer_lite.config import TrainConfig
     from trainer_lite.outputs import Outputs
@@ -82,7 +85,6 @@ def train(
     config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
     config = config.settled(folder.basis)
-    outputs.refuse_others(config, folder, force=force, resume=resume)
     checkpoints, stop = None, contextlib.nullcontext(None)
     if checkpoint is not None:
         from trainer_lite.checkpoint import Checkpoints, Every
@@ -92,6 +94,12 @@ def train(
         checkpoints = Checkpoints(
             checkpoint, Every(*(every or ())), resume=resume, force=force, warn=say
         )
+    try:
+        outputs.refuse_others(config, folder, force=force, resume=resume)
+    except OutputExistsError:
+        if checkpoints is not None:  # says more: --force would discard a run
+            refuse_saved(checkpoints, config, threads, folder)
+        raise
     rows = folder.split("train").rows
     if config.fit_on == "train+val" and "val" in folder.split_names:
         rows += folder.split("val").rows
@@ -145,6 +153,16 @@ def train(
             f"{checkpoints.written} checkpoints, {checkpoints.seconds:.2f} s, "
             f"{checkpoints.share:.1%} of this process's training time"
         )
+
+
+def refuse_saved(
+    checkpoints: Checkpoints, config: TrainConfig, threads: int, features: FeatureFolder
+) -> None:
+    """Says what of a saved run does not fit, or that --resume would go on with it."""
+    from trainer_lite.provenance import facts_of_run
+
+    checkpoints.open(facts_of_run(config, threads, None, features))
+    checkpoints.close()
 
 
 def summarise(result: TrainResult, checkpoints: Checkpoints | None) -> dict[str, Any]:

@@ -191,7 +191,8 @@ def as_object(
 def tiles_of(content: dict[str, Any]) -> str:
     """The tiles of a plan, in words."""
     tile, lanes = content["tile_images"], content["lanes"]
-    return f"{lanes} tiles of {tile} images" if lanes > 1 else f"a tile of {tile} images"
+    images = "1 image" if tile == 1 else f"{tile} images"
+    return f"{lanes} tiles of {images}" if lanes > 1 else f"a tile of {images}"
 
 
 def as_table(content: dict[str, Any]) -> str:

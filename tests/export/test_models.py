@@ -142,7 +142,7 @@ def test_unreadable_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "headless").mkdir()
     (tmp_path / "headless" / "model.safetensors").touch()
     for name, message in (
-        ("trap.pth", "cannot be read as a state dict"),
+        ("trap.pth", "holds pickled Python objects besides tensors"),
         ("cut.safetensors", "cannot be read as a state dict"),
         ("text.pth", "cannot be read as a state dict"),
         ("weights.npz", "is no .safetensors"),

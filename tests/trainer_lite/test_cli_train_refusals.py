@@ -181,6 +181,27 @@ def test_an_interrupted_training_writes_nothing(
     assert files(tmp_path) == []
 
 
+def test_a_saved_run_is_named_before_the_files_it_left(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, saved = tmp_path / "a.safetensors", ("--checkpoint", tmp_path / "run")
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer_lite.reporter.Reporter.on_epoch", stop)
+        assert train(written.path, out, *saved, "--every", 1).exit_code == 130
+    before = files(tmp_path)
+    assert "a.best.safetensors" in before
+    refused = train(written.path, out, *saved)
+    assert refused.error.endswith("--resume goes on from it, --force starts afresh")
+    refused = train(written.path, out, *saved, "--resume", "--epochs", 9)
+    assert "is of another run: epochs was 2, is 9" in refused.error
+    assert files(tmp_path) == before
+    assert train(written.path, out, *saved, "--resume").exit_code == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

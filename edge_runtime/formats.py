@@ -42,14 +42,16 @@ def canonical(content: Any) -> bytes:
 
 def identity(content: Any) -> str:
     """sha256 of the canonical JSON: says what a thing is, however it is stored."""
-    return _small_sha256(canonical(content))
+    digest = _small_sha256()
+    digest.update(canonical(content))
+    return str(digest.hexdigest())
 
 
-def _small_sha256(data: bytes) -> str:
-    """By CPython's own code where it can be had, as the standard library's `random` does it."""
+def _small_sha256() -> Any:
+    """CPython's own code where it can be had, as the standard library's `random` does it."""
     for name in ("_sha2", "_sha256", "hashlib"):  # since Python 3.12; before; any other
         with suppress(ImportError):
-            return str(import_module(name).sha256(data).hexdigest())
+            return import_module(name).sha256()
     raise AssertionError("hashlib is always there")
 
 
@@ -61,11 +63,14 @@ def check_identity(manifest: Json, path: Path) -> str:
     return str(manifest["identity"])
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    import hashlib
+def file_sha256(path: Path, *, small: bool = False) -> str:
+    """sha256 of a file, read in pieces; `small`: without hashlib, for processes that train."""
+    if small:
+        digest = _small_sha256()
+    else:
+        import hashlib
 
-    digest = hashlib.sha256()
+        digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import BlockBuffers, ForwardPass
 from edge_runtime.program import Program, Workspace
 from trainer_lite.sums import TokenSums
@@ -23,12 +24,19 @@ class BackwardPass:
     """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
 
     Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
-    are left in `stream_gradient` (B, d), which is g of the derivation.
+    are left in `stream_gradient` (B, d), which is g of the derivation. It ends there where
+    `trained` has no blocks: the head's gradient needs no more.
     """
 
-    def __init__(self, forward: ForwardPass, workspace: Workspace, sums: TokenSums):
+    def __init__(
+        self,
+        forward: ForwardPass,
+        workspace: Workspace,
+        sums: TokenSums,
+        trained: AdaptorConfig,
+    ):
         self.forward, self.workspace, self.sums = forward, workspace, sums
-        config, images = forward.config, forward.images
+        self.trained, config, images = trained, trained, forward.images
         d, r, depth = config.embed_dim, config.rank, config.blocks
         t, c = images * config.tokens, config.product_rows
         self.dlogits = workspace.array("dlogits", (images, config.classes))
@@ -40,7 +48,7 @@ class BackwardPass:
 
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
-        config = self.forward.config
+        config = self.trained
         program.section("backward: head")
         self._emit_head(program)
         if not config.blocks:
@@ -59,7 +67,7 @@ class BackwardPass:
 
     def _emit_head(self, program: Program) -> None:
         """Back through linear and LayerNorm to g, the gradient of the pooled stream."""
-        forward, config = self.forward, self.forward.config
+        forward, config = self.forward, self.trained
         parameters = forward.weights.parameters
         images, d = self.stream_gradient.shape
         g, work = self.stream_gradient, self.workspace.array("pooled", (images, d))

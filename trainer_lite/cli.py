@@ -20,6 +20,8 @@ from edge_runtime.cli.common import (
 from trainer_lite.options import (
     checkpoint_option,
     every_option,
+    given_options,
+    init_options,
     resume_option,
     training_options,
 )
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @click.argument("features", type=PATH)
 @click.option("--out", required=True, type=PATH, help="The adaptor file to write.")
 @training_options
+@init_options
 @checkpoint_option
 @every_option
 @resume_option
@@ -43,6 +46,7 @@ def train(
     out: Path,
     threads: int,
     memory_budget: int | None,
+    init: Path | None,
     checkpoint: Path | None,
     every: tuple[int | None, float | None] | None,
     resume: bool,
@@ -56,6 +60,10 @@ def train(
     kept beside it, as OUT with `.best` before its suffix, from the moment it is known. The test
     split, if there is one, is only reported.
 
+    With --init, the run starts from an adaptor's weights and takes its kind, rank, blocks, heads
+    and pool. FEATURES may have more classes than it knows: these start as `edgetune add-class`
+    would add them.
+
     With --checkpoint, a run that was killed goes on when the same command is given again with
     --resume, and ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at
     once. A run that ends well empties the folder.
@@ -64,7 +72,10 @@ def train(
     Examples:
       edgetune train features --out adaptor.safetensors --epochs 60
       edgetune train features --out adaptor.safetensors --checkpoint run --resume
+      edgetune train features --init adaptor.safetensors --epochs 5 --out new.safetensors
     """
+    if options["head_only"] and init is None:
+        raise click.UsageError("--head-only needs --init, the adaptor whose other weights stay")
     if checkpoint is None and (resume or every is not None):
         raise click.UsageError("--every and --resume need --checkpoint, the folder to use")
     set_blas_threads()
@@ -78,7 +89,14 @@ def train(
 
     outputs = Outputs(out)
     refuse_unwritable(out, force=force)
-    config = TrainConfig(**options)
+    start = None
+    if init is not None:
+        from trainer_lite.start import Start
+
+        start = Start.load(init)
+        config = start.config(**given_options(options))
+    else:
+        config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
     outputs.refuse_others(config, folder, force=force, resume=resume)
     checkpoints, stop = None, contextlib.nullcontext(None)
@@ -106,6 +124,7 @@ def train(
             threads=threads,
             checkpoints=checkpoints,
             stop_requested=requested,
+            start=start,
         )
         try:
             result = trainer.fit(folder)

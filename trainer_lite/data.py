@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from edge_runtime.features import FeatureFolder
 from edge_runtime.sources import FeatureSource
 from trainer_lite.batches import Joined
 from trainer_lite.config import TrainConfig
+
+if TYPE_CHECKING:
+    from trainer_lite.start import Start
 
 Array = np.ndarray[Any, Any]
 
@@ -28,21 +31,27 @@ class TrainingData:
     evaluated: list[FeatureSource] = field(default_factory=list)
 
 
-def prepare(config: TrainConfig, features: FeatureFolder) -> TrainingData:
+def prepare(
+    config: TrainConfig, features: FeatureFolder, start: Start | None = None
+) -> TrainingData:
     """Opens the splits of a feature folder, reading every shard once.
 
     Raises:
         ConfigError: options that do not fit these features.
+        MismatchError: an adaptor to start from that does not fit them.
         DataError, FormatError: features that cannot be used.
     """
-    adaptor = config.adaptor_config(
-        tokens=features.tokens,
-        prefix_tokens=features.prefix_tokens,
-        embed_dim=features.embed_dim,
-        classes=len(features.classes),
-        norm_eps=features.norm_eps,
-        input_rms=features.split("train").rms,
-    )
+    if start is not None:
+        adaptor = start.shape_on(features)
+    else:
+        adaptor = config.adaptor_config(
+            tokens=features.tokens,
+            prefix_tokens=features.prefix_tokens,
+            embed_dim=features.embed_dim,
+            classes=len(features.classes),
+            norm_eps=features.norm_eps,
+            input_rms=features.split("train").rms,
+        )
     features.check()
     source, val = sources(features, config.fit_on)
     check_labels(config, source.labels, features)

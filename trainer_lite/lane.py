@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Program, Workspace
 from edge_runtime.sources import FeatureSource
@@ -34,6 +35,7 @@ class Lane:
 
     Args:
         head: of the whole batch; lanes write to rows of their own.
+        trained: what the gradient is of, as `trained_part` says.
         drop_path: whether batches come with drop-path factors.
     """
 
@@ -43,13 +45,15 @@ class Lane:
         source: FeatureSource,
         workspace: Workspace,
         head: HeadFactors,
+        trained: AdaptorConfig,
         *,
         smoothing: float,
         drop_path: float,
     ):
         self.weights, self.source, self.workspace, self.head = weights, source, workspace, head
         self.smoothing, self.drop_path = smoothing, drop_path
-        self.sums = TokenSums(weights.config, workspace)
+        self.trained = trained
+        self.sums = TokenSums(trained, workspace)
         self.clear = Program()
         self.sums.emit_clear(self.clear)
         self._tiles: dict[int, Tile] = {}
@@ -76,8 +80,9 @@ class Tile:
         self.lane = lane
         config, workspace = lane.weights.config, lane.workspace
         self.drop = workspace.array("drop", (config.blocks, images)) if lane.drop_path else None
-        self.forward = ForwardPass(lane.weights, workspace, images, keep=True, drop=self.drop)
-        self.backward = BackwardPass(self.forward, workspace, lane.sums)
+        keep = lane.trained.blocks > 0
+        self.forward = ForwardPass(lane.weights, workspace, images, keep=keep, drop=self.drop)
+        self.backward = BackwardPass(self.forward, workspace, lane.sums, lane.trained)
         scratch = lane.source.scratch_bytes(images)
         self.scratch = workspace.array("scratch", (scratch,), np.uint8)
         shape = (images, config.tokens)
@@ -122,4 +127,4 @@ class Tile:
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
         head.g[part] = backward.stream_gradient
-        head.pooled_h[:, part] = forward.pooled_h
+        head.pooled_h[:, part] = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,19 @@ Array = np.ndarray[Any, Any]
 
 
 def write_subset(
-    features: FeatureFolder, classes: Sequence[str], out: Path, shots: int | None = None
+    features: FeatureFolder, classes: Sequence[str], out: Path, shots: Mapping[str, int]
 ) -> Path:
     """Writes `out`, stored entries as they are.
 
     Args:
         classes: names, of which the new folder knows no other.
-        shots: training images of each class, the first ones; all by default.
+        shots: training images of a class, the first ones; all of a class that is not named.
     """
     out.mkdir(parents=True)
     splits: dict[str, formats.Json] = {}
     for name in features.split_names:
         split = features.split(name)
-        rows = rows_of(split, classes, shots if name == "train" else None)
+        rows = rows_of(split, classes, shots if name == "train" else {})
         splits[name] = write_rows(split, rows, classes, out)
     kept = {k: v for k, v in features.manifest.items() if k not in ("identity", "versions")}
     content = {**kept, "classes": list(classes), "splits": splits, "skipped": []}
@@ -38,10 +38,12 @@ def write_subset(
     return out
 
 
-def rows_of(split: FeatureSplit, classes: Sequence[str], shots: int | None) -> Array:
+def rows_of(split: FeatureSplit, classes: Sequence[str], shots: Mapping[str, int]) -> Array:
     """Rows of the classes, in the order of the split."""
-    wanted = [split.folder.classes.index(name) for name in classes]
-    rows = [np.flatnonzero(split.labels == index)[:shots] for index in wanted]
+    rows = [
+        np.flatnonzero(split.labels == split.folder.classes.index(name))[: shots.get(name)]
+        for name in classes
+    ]
     return np.sort(np.concatenate(rows))
 
 

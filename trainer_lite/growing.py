@@ -14,9 +14,9 @@ from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.predictor import Predictor
 from edge_runtime.program import Workspace
+from edge_runtime.selected import Selected, by_name
 from edge_runtime.sources import FeatureSource
 from trainer_lite.imprint import Head, Seen, imprinted
-from trainer_lite.selected import Selected, by_name
 from trainer_lite.start import Start, check_fit
 
 Array = np.ndarray[Any, Any]

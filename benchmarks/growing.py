@@ -5,8 +5,8 @@
 Of each folder, --hold-out classes are held out, an adaptor is trained on the others, and those held
 out are added from 5, 20 and all of their training images, with all images of the old classes.
 Accuracy is that of the last epoch on test (or val, where there is no test). "From scratch" trains a
-new adaptor on the same images, for as few epochs and for as many as the first one had. All runs
-through the commands a user would type, at their defaults but for --epochs.
+new adaptor on the same images for as few epochs and, on the most images, for as many as the first
+one had. All runs through the commands a user would type, at their defaults but for --epochs.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def rows_of(
         start = ("--init", grown, "--epochs", few)
         yield row("+ head only", images, *trained(f"head-{tag}", both, *start, "--head-only"))
         yield row("+ full", images, *trained(f"full-{tag}", both, *start))
-        for count in (few, epochs):
+        for count in (few, epochs) if images == shots[-1] else (few,):
             fresh = trained(f"scratch-{tag}-{count}", both, "--kind", kind, "--epochs", count)
             yield row(f"from scratch, {count} epochs", images, *fresh)
 

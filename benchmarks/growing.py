@@ -3,7 +3,8 @@
     python -m benchmarks.growing FEATURES...
 
 Of each folder, --hold-out classes are held out, an adaptor is trained on the others, and those held
-out are added from 5, 20 and all of their training images, with all images of the old classes.
+out are added from 5, 20 and all of their training images, with all images of the old classes. Then
+it is trained on, also with --balance where there are few new images.
 Accuracy is that of the last epoch on test (or val, where there is no test). "From scratch" trains a
 new adaptor on the same images for as few epochs and, on the most images, for as many as the first
 one had. All runs through the commands a user would type, at their defaults but for --epochs.
@@ -103,9 +104,14 @@ def rows_of(
         options = ["--old", str(old_features), "--out", str(grown), "--force"]
         edgetune_json("add-class", str(base), str(new_features), *options)
         yield row("imprinted", images, grown, 0.0)
-        start = ("--init", grown, "--epochs", few)
+        start: tuple[object, ...] = ("--init", grown, "--epochs", few)
         yield row("+ head only", images, *trained(f"head-{tag}", both, *start, "--head-only"))
         yield row("+ full", images, *trained(f"full-{tag}", both, *start))
+        if images is not None:
+            start += ("--balance",)
+            made = trained(f"head-balanced-{tag}", both, *start, "--head-only")
+            yield row("+ head only, balanced", images, *made)
+            yield row("+ full, balanced", images, *trained(f"full-balanced-{tag}", both, *start))
         for count in (few, epochs) if images == shots[-1] else (few,):
             fresh = trained(f"scratch-{tag}-{count}", both, "--kind", kind, "--epochs", count)
             yield row(f"from scratch, {count} epochs", images, *fresh)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.sources import FeatureSource
+from edge_runtime.sources import FeatureSource, prefetch
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +32,9 @@ class Selected:
 
     def scratch_bytes(self, images: int) -> int:
         return self.source.scratch_bytes(images)
+
+    def prefetch(self, rows: Array) -> None:
+        prefetch(self.source, self.rows[rows])
 
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         self.source.read(self.rows[rows], z, norms, scratch)

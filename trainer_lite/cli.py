@@ -111,6 +111,10 @@ def train(
     rows = folder.split("train").rows
     if config.fit_on == "train+val" and "val" in folder.split_names:
         rows += folder.split("val").rows
+    if config.balance:
+        from trainer_lite.data import balanced, sources
+
+        rows = len(balanced(sources(folder, config.fit_on)[0]).labels)
     steps = config.epochs * -(-rows // config.batch_size)
     with stop as requested, progress("training", steps) as advance:
         reporter = Reporter(advance, config.epochs)

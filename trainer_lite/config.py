@@ -25,6 +25,7 @@ class TrainConfig:
         clip_norm: gradients longer than this (Euclidean, over all parameters) are scaled down to
             it; None leaves them.
         head_only: train the head (the tensors `head.*`) and leave all else as it is.
+        balance: show rarer classes more often, so that an epoch has as many images of each.
         init: sha256 of the adaptor that the run starts from; `Start.config` sets it.
 
     Raises:
@@ -48,6 +49,7 @@ class TrainConfig:
     seed: int = 0
     head_only: bool = False
     init: str | None = None
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in DEFAULT_RATES:

@@ -11,6 +11,7 @@ from edge_runtime.codecs import Codec, scratch_layout
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
+from edge_runtime.selected import Selected
 from edge_runtime.sources import FeatureSource
 from trainer_lite.batches import Joined
 from trainer_lite.config import TrainConfig
@@ -54,6 +55,8 @@ def prepare(
         )
     features.check()
     source, val = sources(features, config.fit_on)
+    if config.balance:
+        source = balanced(source)
     check_labels(config, source.labels, features)
     others = [features.split(name) for name in features.split_names if name != "train"]
     return TrainingData(adaptor, source, val, list(others))
@@ -68,6 +71,22 @@ def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, Featur
     if not has_val:
         raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
     return Joined([train, features.split("val")]), None
+
+
+def balanced(source: FeatureSource) -> Selected:
+    """Rows of rarer classes several times over, so that there are as many of each class.
+
+    Qi et al. (trainer_lite/imprint.py) sample classes so when they train on after imprinting.
+    """
+    counts = np.bincount(source.labels)
+    most = int(counts.max())
+    rows = np.concatenate(
+        [
+            np.resize(np.flatnonzero(source.labels == index), most)
+            for index in np.flatnonzero(counts)
+        ]
+    )
+    return Selected(source, rows, source.labels[rows])
 
 
 def check_labels(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:

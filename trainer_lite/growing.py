@@ -16,8 +16,8 @@ from edge_runtime.predictor import Predictor
 from edge_runtime.program import Workspace
 from edge_runtime.selected import Selected, by_name
 from edge_runtime.sources import FeatureSource
-from trainer_lite.imprint import Head, Seen, imprinted
-from trainer_lite.start import Start, check_fit
+from trainer_lite.imprint import counted, imprint
+from trainer_lite.start import BY_CLASS, Start, check_fit
 
 Array = np.ndarray[Any, Any]
 
@@ -94,28 +94,18 @@ def grow(
     new = check_classes(adaptor, features, replaced)
     kept = [name for name in adaptor.classes if name not in new]
     classes = sorted({*kept, *new})
-    places = [classes.index(name) for name in kept]
-    rows = [adaptor.classes.index(name) for name in kept]
-    head = Head.of(adaptor.parameters, rows)
-
-    seen, images = Seen(len(classes), adaptor.config.embed_dim), Images(folders, classes, advance)
-    workspace = Workspace(np.float32)
-    predictor = Predictor(adaptor.fused(workspace), workspace)
-    for source in images.of(split, new, [features]) + images.of(split, kept, folders):
-        seen.look(predictor, source, head)
-    added = [classes.index(name) for name in new]
-    counts = {name: int(seen.counts[index]) for name, index in zip(new, added)}
-    empty = [name for name, count in counts.items() if not count]
+    images = Images(folders, classes, advance)
+    sources = images.of(split, new, [features]) + images.of(split, kept)
+    counts = dict(zip(classes, counted(sources, len(classes)).tolist()))
+    empty = [name for name in new if not counts[name]]
     if empty:
         raise DataError(f"{features.path} has no image of {', '.join(empty)} in its {split} split")
-    made = imprinted(seen, head, added, [index for index in places if seen.counts[index]])
-
     parameters = dict(adaptor.parameters)
-    for name, part in (("head.weight", made.weight), ("head.bias", made.bias)):
+    for name in BY_CLASS:
         given = adaptor.parameters[name]
-        grown = np.empty((len(classes), *given.shape[1:]), given.dtype)
-        grown[places], grown[added] = given[rows], part
-        parameters[name] = grown
+        parameters[name] = np.zeros((len(classes), *given.shape[1:]), given.dtype)
+        for known in kept:
+            parameters[name][classes.index(known)] = given[adaptor.classes.index(known)]
     result = Adaptor(
         replace(adaptor.config, classes=len(classes)),
         parameters,
@@ -124,13 +114,18 @@ def grow(
         {"identity": features.identity, "codec": features.codec.name},
         {
             "init": start.sha256,
-            "imprinted": counts,
+            "imprinted": {name: counts[name] for name in new},
             "split": split,
             "old": None if old is None else old.identity,
         },
     )
-    old_images = int(seen.counts[places].sum())
-    growth = Growth(result, counts, old_images)
+    workspace = Workspace(np.float32)
+    predictor = Predictor(result.fused(workspace), workspace)
+    weight, bias = (parameters[name] for name in BY_CLASS)
+    imprint(weight, bias, [classes.index(name) for name in new], predictor, sources)
+    growth = Growth(
+        result, {name: counts[name] for name in new}, sum(counts[name] for name in kept)
+    )
     for name in ("val", "test"):
         if name != split and any(name in folder.split_names for folder in folders):
             growth.accuracy.append(compare(adaptor, result, images, name, kept, new))

@@ -9,16 +9,16 @@ chose, so that a new row is to the trained ones what it is there (docs/adaptor.m
 
 - Softmax ignores what all rows share, and embeddings share a mean, which in a linear probe is most
   of their length: a raw mean embedding would win on every image. So the row is the mean trained row
-  and, from there, the direction from the `centre` (mean of the old classes' mean embeddings) to the
+  and, from there, the direction from the centre (mean of the old classes' mean embeddings) to the
   class's mean embedding, as long as the trained rows are from their mean, on average.
-- The bias gives the new logit at the centre the old logits' mean there, as classes there are equal.
+- The bias gives the new logit at the centre the old logits' mean there: no class is preferred.
 - With no image of an old class there is no centre: then the direction is that of the class's mean
   embedding, and its bias makes the class as likely as all old ones together, over its own images.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,59 +29,58 @@ from edge_runtime.sources import FeatureSource
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Head:
-    """Rows of a linear head, (K, d) and (K,), float64."""
-
-    weight: Array
-    bias: Array
-
-    @classmethod
-    def of(cls, parameters: dict[str, Array], rows: Array | list[int]) -> Head:
-        """A copy of some rows of an adaptor's."""
-        weight, bias = parameters["head.weight"][rows], parameters["head.bias"][rows]
-        return cls(weight.astype(np.float64), bias.astype(np.float64))
-
-
-class Seen:
-    """What is kept of the images of each class: how many, and the sums of their embeddings (d) and
-    of the log-sum-exp of the old classes' logits, `level`."""
-
-    def __init__(self, classes: int, embed_dim: int):
-        self.counts = np.zeros(classes, np.int64)
-        self.sums = np.zeros((classes, embed_dim))
-        self.levels = np.zeros(classes)
-
-    def look(self, predictor: Predictor, source: FeatureSource, old: Head) -> None:
-        """Adds all rows of a source; holds a tile's embeddings at a time."""
-        labels = source.labels
-        for part, embedded in predictor.embed(source):
-            logits = embedded @ old.weight.T + old.bias
-            np.add.at(self.counts, labels[part], 1)
-            np.add.at(self.sums, labels[part], embedded)
-            np.add.at(self.levels, labels[part], np.logaddexp.reduce(logits, axis=1))
-
-    def means(self, classes: list[int]) -> Array:
-        """Mean embedding of each class, (len(classes), d)."""
-        return np.asarray(self.sums[classes] / self.counts[classes, None])
-
-
-def imprinted(seen: Seen, old: Head, new: list[int], others: list[int]) -> Head:
-    """Rows for the classes `new`.
+def imprint(
+    weight: Array,
+    bias: Array,
+    new: Sequence[int],
+    predictor: Predictor,
+    sources: Sequence[FeatureSource],
+) -> Array:
+    """Makes rows of a head in place, where they also serve as the sums: it takes no more memory.
 
     Args:
-        old: the trained rows, two at least.
-        others: old classes with images, to find the centre by; none is allowed.
+        weight, bias: (K, d) and (K,), those that `predictor` computes with.
+        new: the rows to make, of classes with images; two others at least are there.
+        sources: images of new classes, and of old ones if there are any.
+
+    Returns:
+        How many images of each class there were, (K,).
     """
-    shared, level = old.weight.mean(axis=0), float(old.bias.mean())
-    length = float(np.linalg.norm(old.weight - shared, axis=1).mean())
-    means = seen.means(new)
-    centre = seen.means(others).mean(axis=0) if others else np.zeros_like(shared)
-    directions = means - centre
-    norms = np.linalg.norm(directions, axis=1, keepdims=True)
-    steps = length * directions / np.maximum(norms, np.finfo(np.float64).tiny)
-    weight = shared + steps
-    if others:
-        return Head(weight, level - steps @ centre)
-    reached = seen.levels[new] / seen.counts[new]
-    return Head(weight, reached - np.einsum("kd,kd->k", weight, means))
+    counts = counted(sources, len(bias))
+    is_new = np.isin(np.arange(len(bias)), new)
+    share = np.ones(len(bias)) / np.maximum(counts, 1)  # each class's images weigh as much
+    share[~is_new] /= max(1, np.count_nonzero(counts[~is_new]))
+    centre, reached = np.zeros(weight.shape[1]), np.zeros(len(bias))
+    weight[is_new] = 0.0
+    for source in sources:
+        labels = source.labels
+        for part, embedded, logits in predictor.embed(source):
+            classes, shares = labels[part], share[labels[part]]
+            fresh = is_new[classes]
+            centre += shares[~fresh] @ embedded[~fresh]
+            levels = np.logaddexp.reduce(logits[:, ~is_new], axis=1)
+            np.add.at(reached, classes, shares * levels)
+            part_means = (embedded * shares[:, None]).astype(weight.dtype)
+            np.add.at(weight, classes[fresh], part_means[fresh])
+    old = np.flatnonzero(~is_new)
+    shared = np.add.reduce(weight[old], axis=0, dtype=np.float64) / len(old)
+    length = sum(float(np.linalg.norm(weight[row] - shared)) for row in old) / len(old)
+    held_against = bool(counts[old].any())
+    for row in new:
+        mean = weight[row].astype(np.float64)
+        direction = mean - centre  # the centre is 0 where there is none
+        step = direction * (length / max(float(np.linalg.norm(direction)), 1e-30))
+        weight[row] = shared + step
+        if held_against:
+            bias[row] = bias[old].mean() - step @ centre
+        else:
+            bias[row] = reached[row] - weight[row] @ mean
+    return counts
+
+
+def counted(sources: Sequence[FeatureSource], classes: int) -> Array:
+    """Images of each class, (classes,)."""
+    counts = np.zeros(classes, np.int64)
+    for source in sources:
+        counts += np.bincount(source.labels, minlength=classes)
+    return counts

@@ -135,6 +135,11 @@ every_option = click.option(
 def init_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of a run that starts from an adaptor."""
     command = click.option(
+        "--balance",
+        is_flag=True,
+        help="Show images of rarer classes more often: every class as often as the largest.",
+    )(command)
+    command = click.option(
         "--head-only", is_flag=True, help="Train the head alone; all else stays as --init has it."
     )(command)
     return click.option(

@@ -21,12 +21,13 @@ from edge_runtime.features import FeatureFolder
 from edge_runtime.predictor import Predictor, check_shape
 from edge_runtime.sources import FeatureSource
 from trainer_lite.config import TrainConfig
-from trainer_lite.imprint import Head, Seen, imprinted
+from trainer_lite.imprint import counted, imprint
 from trainer_lite.parameters import ParameterSet
 
 Array = np.ndarray[Any, Any]
 
 SHAPE = ("kind", "rank", "blocks", "heads", "pool")
+BY_CLASS = ("head.weight", "head.bias")  # tensors with a row a class
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,10 @@ class Start:
 
         Rows of new classes are 0 until `imprint`.
         """
-        places = self.places(classes)
+        places = [classes.index(name) for name in self.adaptor.classes]
         for name, values in parameters.values.items():
             given = self.adaptor.parameters[name]
-            if name in ("head.weight", "head.bias"):
-                values[places] = given
-            else:
-                values[...] = given
+            values[places if name in BY_CLASS else ...] = given
         held = self.adaptor.parameters.items()
         return {name: array for name, array in held if name not in parameters.values}
 
@@ -105,23 +103,15 @@ class Start:
         Raises:
             DataError: a new class has none.
         """
-        old = self.places(classes)
-        new = [index for index in range(len(classes)) if index not in old]
+        new = [i for i, name in enumerate(classes) if name not in self.adaptor.classes]
         if not new:
             return
-        seen = Seen(len(classes), self.adaptor.config.embed_dim)
-        head = Head.of(parameters.values, old)
-        seen.look(predictor, source, head)
-        empty = [classes[index] for index in new if not seen.counts[index]]
+        counts = counted([source], len(classes))
+        empty = [classes[index] for index in new if not counts[index]]
         if empty:
             raise DataError(f"new classes need images to start from; {', '.join(empty)} has none")
-        made = imprinted(seen, head, new, [index for index in old if seen.counts[index]])
-        parameters.values["head.weight"][new] = made.weight
-        parameters.values["head.bias"][new] = made.bias
-
-    def places(self, classes: list[str]) -> list[int]:
-        """Where each of the adaptor's classes is among others."""
-        return [classes.index(name) for name in self.adaptor.classes]
+        weight, bias = (parameters.values[name] for name in BY_CLASS)
+        imprint(weight, bias, new, predictor, [source])
 
 
 def check_fit(adaptor: Adaptor, features: FeatureFolder) -> None:

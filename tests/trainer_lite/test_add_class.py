@@ -14,8 +14,7 @@ from edge_runtime.adaptor import Adaptor
 from edge_runtime.features import FeatureFolder
 from tests.command_line import edgetune
 from tests.feature_folders import alter_manifest, write_features
-from tests.problems import config_of, problem_of, random_parameters
-from trainer_lite.imprint import Head, Seen, imprinted
+from trainer_lite.imprint import imprint
 
 SHAPES: dict[str, tuple[object, ...]] = {
     "attention": ("--rank", 4, "--blocks", 2),
@@ -152,36 +151,50 @@ def test_what_cannot_be_added_is_refused(folders: Folders, tmp_path: Path) -> No
     assert edgetune("add-class", base, folders.all, "--out", out, "--force").exit_code == 0
 
 
-def test_an_imprinted_row_is_to_the_trained_ones_what_they_are_to_each_other() -> None:
+class Embedded:
+    """Stands for a predictor and a source: embeddings and logits that are there already."""
+
+    def __init__(self, embedded: Any, labels: Any, weight: Any, bias: Any):
+        self.embedded, self.labels, self.logits = embedded, labels, embedded @ weight.T + bias
+
+    def embed(self, source: Any) -> Any:
+        for start in range(0, len(self.labels), 4):
+            part = slice(start, start + 4)
+            yield part, self.embedded[part], self.logits[part]
+
+
+def a_head(classes: int, labels: Any) -> tuple[Any, Any, Any]:
+    """Rows far off zero, and embeddings as far off in another direction."""
     rng = np.random.default_rng(0)
-    old = Head(rng.standard_normal((4, 12)) + 3, rng.standard_normal(4))
-    seen = Seen(6, 12)
-    seen.counts[:] = [5, 3, 2, 4, 7, 2]
-    seen.sums[:] = rng.standard_normal((6, 12)) + 10 * seen.counts[:, None]
-    shared = old.weight.mean(axis=0)
-    lengths = np.linalg.norm(old.weight - shared, axis=1)
-    made = imprinted(seen, old, [1, 4], [0, 2, 3, 5])
-    steps = made.weight - shared
-    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), lengths.mean())
-    centre = seen.means([0, 2, 3, 5]).mean(axis=0)
-    at_centre = (old.weight @ centre + old.bias).mean()
-    np.testing.assert_allclose(made.weight @ centre + made.bias, at_centre)
-    towards = seen.means([1, 4]) - centre
-    cosine = np.einsum("kd,kd->k", steps, towards) / lengths.mean()
-    np.testing.assert_allclose(cosine, np.linalg.norm(towards, axis=1))
+    weight, bias = rng.standard_normal((classes, 12)) + 3, rng.standard_normal(classes)
+    embedded = rng.standard_normal((len(labels), 12)) + 5 * np.linspace(-1, 1, 12)
+    return weight, bias, Embedded(embedded, labels, weight, bias)
+
+
+def test_an_imprinted_row_is_to_the_trained_ones_what_they_are_to_each_other() -> None:
+    labels = np.array([0, 0, 0, 2, 1, 4, 4, 3, 5, 1, 4, 5, 5, 5])
+    weight, bias, seen = a_head(6, labels)
+    old, new = [0, 2, 3, 5], [1, 4]
+    expected = weight[old].copy()
+    counts = imprint(weight, bias, new, seen, [seen])
+    assert counts.tolist() == [3, 2, 1, 1, 3, 4]
+    np.testing.assert_array_equal(weight[old], expected)
+    steps = weight[new] - expected.mean(axis=0)
+    length = np.linalg.norm(expected - expected.mean(axis=0), axis=1).mean()
+    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), length)
+    means = np.array([seen.embedded[labels == index].mean(axis=0) for index in range(6)])
+    centre = means[old].mean(axis=0)
+    at_centre = weight @ centre + bias
+    np.testing.assert_allclose(at_centre[new], at_centre[old].mean())
+    towards = means[new] - centre
+    cosines = np.einsum("kd,kd->k", steps, towards) / np.linalg.norm(towards, axis=1) / length
+    np.testing.assert_allclose(cosines, 1)
 
 
 def test_without_a_centre_a_class_is_as_likely_as_all_old_ones_over_its_own_images() -> None:
-    config = config_of(classes=3)
-    parameters = random_parameters(config, np.float32)
-    problem = problem_of(config, 9, np.float32)
-    adaptor = Adaptor(config, parameters, ["a", "b", "c"], {})
-    old, seen = Head.of(parameters, [0, 1, 2]), Seen(4, config.embed_dim)
-    problem.labels[:] = 3
-    seen.look(adaptor._ready(problem), problem, old)
-    made = imprinted(seen, old, [3], [])
-    logits = adaptor.predict_logits(problem)
-    embedded = np.concatenate([part.copy() for _, part in adaptor._ready(problem).embed(problem)])
-    new = (embedded @ made.weight.T + made.bias)[:, 0]
-    assert new.mean() == pytest.approx(np.logaddexp.reduce(logits, axis=1).mean(), rel=1e-4)
+    labels = np.full(9, 3)
+    weight, bias, seen = a_head(4, labels)
+    imprint(weight, bias, [3], seen, [seen])
+    old, new = seen.logits[:, :3], seen.embedded @ weight[3] + bias[3]
+    assert new.mean() == pytest.approx(np.logaddexp.reduce(old, axis=1).mean())
     assert np.ptp(new) > 0.1

@@ -105,12 +105,15 @@ def rows_of(
         edgetune_json("add-class", str(base), str(new_features), *options)
         yield row("imprinted", images, grown, 0.0)
         start: tuple[object, ...] = ("--init", grown, "--epochs", few)
-        yield row("+ head only", images, *trained(f"head-{tag}", both, *start, "--head-only"))
+        if kind != "linear":  # whose head is all there is
+            made = trained(f"head-{tag}", both, *start, "--head-only")
+            yield row("+ head only", images, *made)
         yield row("+ full", images, *trained(f"full-{tag}", both, *start))
         if images is not None:
             start += ("--balance",)
-            made = trained(f"head-balanced-{tag}", both, *start, "--head-only")
-            yield row("+ head only, balanced", images, *made)
+            if kind != "linear":
+                made = trained(f"head-balanced-{tag}", both, *start, "--head-only")
+                yield row("+ head only, balanced", images, *made)
             yield row("+ full, balanced", images, *trained(f"full-balanced-{tag}", both, *start))
         for count in (few, epochs) if images == shots[-1] else (few,):
             fresh = trained(f"scratch-{tag}-{count}", both, "--kind", kind, "--epochs", count)

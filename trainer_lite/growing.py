@@ -93,6 +93,11 @@ def grow(
         check_fit(adaptor, folder)
     new = check_classes(adaptor, features, replaced)
     kept = [name for name in adaptor.classes if name not in new]
+    if old is not None and not set(kept) & set(old.classes):
+        raise ConfigError(
+            f"--old {old.path} has none of the classes that stay as they are ({', '.join(kept)}); "
+            f"give features of some of these, or leave it away"
+        )
     classes = sorted({*kept, *new})
     images = Images(folders, classes, advance)
     sources = images.of(split, new, [features]) + images.of(split, kept)

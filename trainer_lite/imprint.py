@@ -49,7 +49,7 @@ def imprint(
     counts = counted(sources, len(bias))
     is_new = np.isin(np.arange(len(bias)), new)
     share = np.ones(len(bias)) / np.maximum(counts, 1)  # each class's images weigh as much
-    share[~is_new] /= max(1, np.count_nonzero(counts[~is_new]))
+    share[~is_new] /= max(1, int(np.count_nonzero(counts[~is_new])))
     centre, reached = np.zeros(weight.shape[1]), np.zeros(len(bias))
     weight[is_new] = 0.0
     for source in sources:

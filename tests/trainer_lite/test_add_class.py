@@ -139,6 +139,8 @@ def test_what_cannot_be_added_is_refused(folders: Folders, tmp_path: Path) -> No
     pooled = write_features(tmp_path / "pooled", classes=5, tokens=3, embed_dim=16).path
     assert "takes features of 5 tokens x 16, these are 3 x 16" in refused(pooled)
     assert "these are 3 x 16" in refused(folders.new, "--old", pooled)
+    line = refused(folders.new, "--old", folders.new)
+    assert "has none of the classes that stay as they are (class-0, class-2, class-4)" in line
     other = write_features(tmp_path / "other", classes=5, embed_dim=16).path
     alter_manifest(other, lambda manifest: manifest["backbone"].update(identity="ab" * 32))
     assert "was trained on backbone" in refused(other)

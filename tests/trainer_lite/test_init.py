@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.subset import write_subset
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.errors import ConfigError, MismatchError
 from edge_runtime.features import FeatureFolder
@@ -20,6 +21,7 @@ from tests.feature_folders import alter_manifest, write_features
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.build import StepShape, plan_step
 from trainer_lite.checkpoint import Checkpoints, Every
+from trainer_lite.data import balanced
 from trainer_lite.start import Start
 from trainer_lite.stops import InterruptedRunError
 from trainer_lite.trainer import Trainer
@@ -237,3 +239,22 @@ def test_what_does_not_belong_together_is_refused(more: Path, tmp_path: Path) ->
     missing = train(more, out, "--init", tmp_path / "nowhere")
     assert "nowhere" in missing.error
     assert not out.exists()
+
+
+def test_balanced_rows_are_as_many_of_each_class(more: Path, tmp_path: Path) -> None:
+    folder = FeatureFolder.open(more)
+    few = write_subset(folder, folder.classes, tmp_path / "few", {"class-4": 3})
+    split = FeatureFolder.open(few).split("train")
+    assert np.bincount(split.labels).tolist() == [8, 8, 8, 3, 8]
+    source = balanced(split)
+    assert np.bincount(source.labels).tolist() == [8] * 5
+    assert set(source.rows.tolist()) == set(range(split.rows))
+    z, norms = np.empty((2, 5, 8), np.float32), np.empty((2, 5), np.float32)
+    expected, rows = z.copy(), np.array([30, 1])
+    scratch = np.empty(source.scratch_bytes(2), np.uint8)
+    source.read(rows, z, norms, scratch)
+    split.read(source.rows[rows], expected, norms, scratch)
+    np.testing.assert_array_equal(z, expected)
+    np.testing.assert_array_equal(split.labels[source.rows], source.labels)
+    outcome = train(few, tmp_path / "new", "--rank", 2, "--balance", "--json")
+    assert json.loads(outcome.stdout)["steps"] == 2 * 40 / 8

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
-from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
 from trainer_lite.parameters import views
@@ -29,9 +28,8 @@ class GradientAssembly:
         sums: TokenSums,
         head: HeadFactors,
         workspace: Workspace,
-        trained: AdaptorConfig,
     ):
-        config = self.config = trained
+        config = self.config = head.config  # of what is trained
         self.weights, self.sums, self.head, self.workspace = weights, sums, head, workspace
         self.flat = workspace.array("gradient", (config.parameter_count(),))
         self.gradients = views(config, self.flat)

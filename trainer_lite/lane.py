@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
-from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Program, Workspace
 from edge_runtime.sources import FeatureSource
@@ -34,8 +33,7 @@ class Lane:
     """Runs tiles of a batch and adds up what they leave: `clear`, then any number of tiles.
 
     Args:
-        head: of the whole batch; lanes write to rows of their own.
-        trained: what the gradient is of, as `trained_part` says.
+        head: of the whole batch; lanes write to rows of their own. What it is of is trained.
         drop_path: whether batches come with drop-path factors.
     """
 
@@ -45,15 +43,13 @@ class Lane:
         source: FeatureSource,
         workspace: Workspace,
         head: HeadFactors,
-        trained: AdaptorConfig,
         *,
         smoothing: float,
         drop_path: float,
     ):
         self.weights, self.source, self.workspace, self.head = weights, source, workspace, head
         self.smoothing, self.drop_path = smoothing, drop_path
-        self.trained = trained
-        self.sums = TokenSums(trained, workspace)
+        self.sums = TokenSums(head.config, workspace)
         self.clear = Program()
         self.sums.emit_clear(self.clear)
         self._tiles: dict[int, Tile] = {}
@@ -80,9 +76,9 @@ class Tile:
         self.lane = lane
         config, workspace = lane.weights.config, lane.workspace
         self.drop = workspace.array("drop", (config.blocks, images)) if lane.drop_path else None
-        keep = lane.trained.blocks > 0
+        keep = lane.head.config.blocks > 0
         self.forward = ForwardPass(lane.weights, workspace, images, keep=keep, drop=self.drop)
-        self.backward = BackwardPass(self.forward, workspace, lane.sums, lane.trained)
+        self.backward = BackwardPass(self.forward, workspace, lane.sums)
         scratch = lane.source.scratch_bytes(images)
         self.scratch = workspace.array("scratch", (scratch,), np.uint8)
         shape = (images, config.tokens)

@@ -60,9 +60,7 @@ class TrainingStep:
         weights.emit_refresh(self.before)
         self.head.emit_clear(self.before)
         self.lanes = [
-            Lane(
-                weights, source, space, self.head, trained, smoothing=smoothing, drop_path=drop_path
-            )
+            Lane(weights, source, space, self.head, smoothing=smoothing, drop_path=drop_path)
             for space in (workspace, *others)
         ]
         for lane in self.lanes:
@@ -70,7 +68,7 @@ class TrainingStep:
         first, *rest = (lane.sums for lane in self.lanes)
         for sums in rest:
             first.emit_add(self.after, sums)
-        assembly = GradientAssembly(weights, first, self.head, workspace, trained)
+        assembly = GradientAssembly(weights, first, self.head, workspace)
         assembly.emit(self.after)
         self.gradient, self.gradients = assembly.flat, assembly.gradients
 

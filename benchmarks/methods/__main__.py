@@ -3,9 +3,9 @@
     python -m benchmarks.methods DATA --backbone vit_tiny_patch16_224 --checkpoint WEIGHTS
 
 DATA holds one folder a set, each with {train,val,test}/class/*. Every method gets the same recipe
-and epochs and the same search: each learning rate is tried with seed 0, val chooses one, and test
-is reported of three seeds at that rate. What is finished is kept in --work, features and runs, so
-the command can be stopped and goes on where it was.
+and epochs and the same search: each learning rate is tried with each weight decay and seed 0, val
+chooses one pair, and test is reported of three seeds with it. What is finished is kept in --work,
+features and runs, so the command can be stopped and goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from edge_runtime.errors import ConfigError, EdgeError
 PATH = click.Path(path_type=Path)
 
 
-def parse_rates(text: str) -> list[float]:
-    """Numbers between commas."""
+def parse_numbers(text: str) -> list[float]:
+    """Learning rates or weight decays between commas."""
     try:
-        rates = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--lr wants numbers between commas, as 1e-3,3e-3, not {text!r}"
+            f"--lr and --weight-decay want numbers between commas, as 1e-3,3e-3, not {text!r}"
         ) from None
-    return rates
+    return numbers
 
 
 @click.command()
@@ -42,12 +42,14 @@ def parse_rates(text: str) -> list[float]:
 @click.option("--backbone", required=True, help="A timm model.")
 @click.option("--checkpoint", type=PATH, help="Its weights; else the hub's.")
 @click.option("--lr", default="1e-3,3e-3,1e-2", show_default=True, help="Rates to choose from.")
+@click.option("--weight-decay", default="0.05,1", show_default=True, help="Likewise.")
 @click.option("--epochs", default=30, show_default=True, type=click.IntRange(1))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--only", multiple=True, help="Names of sets; all by default.")
 @click.option(
     "--method", multiple=True, type=click.Choice(list(BY_NAME)), help="All of them by default."
 )
+@click.option("--device", default="cpu", show_default=True, help="Where PyTorch trains: cuda.")
 @click.option("--work", default="methods-out", show_default=True, type=PATH)
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
 def main(
@@ -55,10 +57,12 @@ def main(
     backbone: str,
     checkpoint: Path | None,
     lr: str,
+    weight_decay: str,
     epochs: int,
     seeds: int,
     only: tuple[str, ...],
     method: tuple[str, ...],
+    device: str,
     work: Path,
     json_wanted: bool,
 ) -> None:
@@ -69,20 +73,28 @@ def main(
         if missing or not sets:
             raise ConfigError(f"{data / (missing or ['SET'])[0]}/train/CLASS/* does not exist")
         methods = list(method or BY_NAME)
-        settings: dict[str, Any] = {"rates": parse_rates(lr), "seeds": seeds, "epochs": epochs}
+        settings: dict[str, Any] = {
+            "rates": parse_numbers(lr),
+            "decays": parse_numbers(weight_decay),
+            "seeds": seeds,
+            "epochs": epochs,
+        }
         prepare(data, sets, methods, work, backbone, checkpoint)
         rows = []
         for row in compare(
             sets,
             methods,
             **settings,
-            execute=remembered(work / "runs", lambda run: told(work, run)),
+            execute=remembered(work / "runs", lambda run: told(work, run, device)),
             image_bytes=lambda name, method: BY_NAME[method].image_bytes(
                 read_shape(taps_folder(work, name))
             ),
         ):
             rows.append(row)
-            click.echo(f"{row.method} on {row.set}: {row.mean:.4f} at {row.lr:g}", err=True)
+            click.echo(
+                f"{row.method} on {row.set}: {row.mean:.4f} at {row.lr:g}, {row.weight_decay:g}",
+                err=True,
+            )
         found = as_json(rows, backbone=backbone, **settings)
         (work / "results.json").write_text(found + "\n")
         click.echo(found if json_wanted else table(rows))
@@ -91,9 +103,9 @@ def main(
         raise click.ClickException(str(error)) from None
 
 
-def told(work: Path, run: Run) -> dict[str, Any]:
+def told(work: Path, run: Run, device: str) -> dict[str, Any]:
     click.echo(f"training {Path(run.file).stem}", err=True)
-    return execute_in(work, run)
+    return execute_in(work, run, device)
 
 
 def prepare(

@@ -19,19 +19,29 @@ WORKER = ("-m", "benchmarks.methods.worker")
 KEPT = ("val_accuracy", "test_accuracy", "train_loss", "parameters", "peak_rss_bytes")
 
 
-def execute_in(work: Path, run: Run) -> dict[str, Any]:
+def execute_in(work: Path, run: Run, device: str = "cpu") -> dict[str, Any]:
     """Trains one method with one thread; processor seconds are of the whole process.
+
+    Args:
+        device: where PyTorch trains; ours trains in numpy.
 
     Raises:
         EdgeError: the process failed; its own words are the message.
     """
-    options = [f"--lr={run.lr:g}", f"--seed={run.seed}", f"--epochs={run.epochs}"]
+    options = [f"--lr={run.lr:g}", f"--weight-decay={run.weight_decay:g}"]
+    options += [f"--seed={run.seed}", f"--epochs={run.epochs}"]
     if BY_NAME[run.method].network == "adaptor":
         adaptor = work / "adaptors" / f"{Path(run.file).stem}.safetensors"
         command = [*TRAIN, str(features_folder(work, run.set)), "--force", "--json"]
         command += ["--out", str(adaptor), *options]
     else:
-        command = [*WORKER, str(taps_folder(work, run.set)), run.method, *options]
+        command = [
+            *WORKER,
+            str(taps_folder(work, run.set)),
+            run.method,
+            *options,
+            f"--device={device}",
+        ]
     before = children_seconds()
     finished = subprocess.run(
         [sys.executable, *command],

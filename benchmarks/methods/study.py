@@ -1,5 +1,5 @@
-"""Which runs are made, and what they come to: a rate chosen on val for each method and set, then
-further seeds at that rate.
+"""Which runs are made, and what they come to: learning rate and weight decay chosen on val for each
+method and set, then further seeds with these.
 
 Each finished run is one file, so a study that was stopped goes on where it was, and several
 processes may share one folder.
@@ -24,12 +24,14 @@ class Run:
     set: str
     method: str
     lr: float
+    weight_decay: float
     seed: int
     epochs: int
 
     @property
     def file(self) -> str:
-        return f"{self.set}-{self.method}-lr{self.lr:g}-seed{self.seed}-{self.epochs}ep.json"
+        varied = f"lr{self.lr:g}-decay{self.weight_decay:g}-seed{self.seed}-{self.epochs}ep"
+        return f"{self.set}-{self.method}-{varied}.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Row:
     set: str
     method: str
     lr: float
+    weight_decay: float
     val_accuracies: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     parameters: int
@@ -85,21 +88,26 @@ def compare(
     methods: Sequence[str],
     *,
     rates: Sequence[float],
+    decays: Sequence[float],
     seeds: int,
     epochs: int,
     execute: Execute,
     image_bytes: Callable[[str, str], int],
 ) -> Iterable[Row]:
-    """The rate with the best val accuracy of seed 0 (of several, the lowest), then every seed."""
+    """What is best on val with seed 0 (of equals, the lowest rate, then decay), then every seed."""
     for method in methods:
         for name in sets:
-            tried = {lr: execute(Run(name, method, lr, 0, epochs)) for lr in sorted(rates)}
-            best = max(tried, key=lambda lr: tried[lr]["val_accuracy"])
-            runs = [execute(Run(name, method, best, seed, epochs)) for seed in range(seeds)]
+            tried = {
+                (lr, decay): execute(Run(name, method, lr, decay, 0, epochs))
+                for lr in sorted(rates)
+                for decay in sorted(decays)
+            }
+            best = max(tried, key=lambda options: tried[options]["val_accuracy"])
+            runs = [execute(Run(name, method, *best, seed, epochs)) for seed in range(seeds)]
             yield Row(
                 name,
                 method,
-                best,
+                *best,
                 tuple(run["val_accuracy"] for run in runs),
                 tuple(run["test_accuracy"] for run in runs),
                 runs[0]["parameters"],

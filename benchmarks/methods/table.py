@@ -11,7 +11,7 @@ from benchmarks.methods.methods import BY_NAME, VIT_B16
 from benchmarks.methods.study import Row
 
 EXPLANATION = """\
-accuracy: test, last epoch, mean and deviation over the seeds; val chose the learning rate (seed 0)
+accuracy: test, last epoch, mean and deviation over the seeds; val chose the rate and decay (seed 0)
 parameters: all that is trained; in brackets at ViT-B/16's shapes, without the last linear layer
 bytes: sent for an image in float16; CPU: whole process, median run; peak RSS: VmHWM, most of all,
 of LST and LAST with the training images' taps in memory"""

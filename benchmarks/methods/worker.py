@@ -1,6 +1,6 @@
 """One run of one PyTorch method, in a process of its own; prints one JSON object.
 
-    python -m benchmarks.methods.worker TAPS METHOD --lr 1e-3 --seed 0 --epochs 30
+    python -m benchmarks.methods.worker TAPS METHOD --lr 1e-3 --weight-decay 1 --seed 0 --epochs 30
 
 The recipe is our trainer's: AdamW with decay on matrices alone, linear warm-up, a half cosine.
 """
@@ -35,40 +35,47 @@ Read = Callable[[Array], Tensor]
 @click.argument("method", type=click.Choice(list(BY_NAME)))
 @click.option("--lr", type=float, required=True)
 @click.option("--seed", type=int, required=True)
+@click.option("--weight-decay", type=float, required=True)
 @click.option("--epochs", type=int, required=True)
-def main(taps: Path, method: str, lr: float, seed: int, epochs: int) -> None:
+@click.option("--device", default="cpu")
+def main(
+    taps: Path, method: str, lr: float, seed: int, weight_decay: float, epochs: int, device: str
+) -> None:
     """Trains on train, and reports accuracies of the last epoch."""
     torch.set_num_threads(1)
-    print(json.dumps(run(taps, BY_NAME[method], TrainConfig(lr=lr, seed=seed, epochs=epochs))))
+    config = TrainConfig(lr=lr, weight_decay=weight_decay, seed=seed, epochs=epochs)
+    print(json.dumps(run(taps, BY_NAME[method], config, device)))
 
 
-def run(folder: Path, method: Method, config: TrainConfig) -> dict[str, Any]:
+def run(folder: Path, method: Method, config: TrainConfig, device: str = "cpu") -> dict[str, Any]:
     """One training run; accuracies are fractions."""
     torch.manual_seed(config.seed)
     train, val, test = (TapSplit(folder, name) for name in ("train", "val", "test"))
     if method.source == "taps":
         train.load()
-    model = method.build(train.shape)
-    losses = fit(model, reader(train, method), train.labels, config)
+    model = method.build(train.shape).to(device)
+    losses = fit(model, reader(train, method, device), train.labels, config)
     return {
-        "val_accuracy": accuracy(model, reader(val, method), val.labels, config.batch_size),
-        "test_accuracy": accuracy(model, reader(test, method), test.labels, config.batch_size),
+        "val_accuracy": accuracy(model, reader(val, method, device), val.labels, config.batch_size),
+        "test_accuracy": accuracy(
+            model, reader(test, method, device), test.labels, config.batch_size
+        ),
         "train_loss": losses[-1],
         "parameters": parameter_count(model),
         "peak_rss_bytes": peak_rss_bytes(),
     }
 
 
-def reader(split: TapSplit, method: Method) -> Read:
-    """What a method is fed, by rows."""
+def reader(split: TapSplit, method: Method, device: str) -> Read:
+    """What a method is fed, by rows, on the device that it is trained on."""
     if method.source == "taps":
-        return lambda rows: torch.from_numpy(split.read(rows))
+        return lambda rows: torch.from_numpy(split.read(rows)).to(device)
     pooled = split.pooled[:, SOURCES.index(method.source)]
     if method.pool == "both":
         pooled = pooled.reshape(len(pooled), -1)
     else:
         pooled = pooled[:, POOLS.index(method.pool)]
-    return lambda rows: torch.from_numpy(pooled[rows])
+    return lambda rows: torch.from_numpy(pooled[rows]).to(device)
 
 
 def fit(model: nn.Module, read: Read, labels: Array, config: TrainConfig) -> list[float]:
@@ -87,9 +94,10 @@ def fit(model: nn.Module, read: Read, labels: Array, config: TrainConfig) -> lis
         for rows in epoch_batches(len(labels), config.batch_size, config.seed, epoch):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(done, steps, config.rate, config.warmup)
-            targets = torch.from_numpy(labels[rows])
+            given = read(rows)
+            targets = torch.from_numpy(labels[rows]).to(given.device)
             loss = functional.cross_entropy(
-                model(read(rows)), targets, label_smoothing=config.label_smoothing
+                model(given), targets, label_smoothing=config.label_smoothing
             )
             optimiser.zero_grad()
             loss.backward()
@@ -106,7 +114,7 @@ def accuracy(model: nn.Module, read: Read, labels: Array, batch: int) -> float:
     with torch.inference_mode():
         for start in range(0, len(labels), batch):
             rows = np.arange(start, min(start + batch, len(labels)))
-            right += int((model(read(rows)).argmax(1).numpy() == labels[rows]).sum())
+            right += int((model(read(rows)).argmax(1).cpu().numpy() == labels[rows]).sum())
     return right / len(labels)
 
 

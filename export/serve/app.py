@@ -95,6 +95,7 @@ def create_app(
         },
         lifespan=endpoints.lifespan,
     )
+    app.router.redirect_slashes = False  # it decodes the query, which need not be UTF-8
     app.state.model_name = model.name
     return app
 

@@ -97,14 +97,24 @@ def make_root(folder: Path, target: str, *packages: str) -> None:
         not_tried(target, f"no Debian root ({done.stderr[-200:]})")
 
 
-def inside(root: Path, target: str, *command: str) -> Any:
-    """Runs a program in a root, with /proc, which goes with the program."""
+def start(root: Path, target: str, *command: str) -> subprocess.Popen[str]:
+    """Starts a program in a root, with /proc, which goes with the program."""
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
-    return subprocess.run(
+    return subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", script, str(root), *command],
         env={"PATH": path, "HOME": "/root", "QEMU_CPU": BOARDS[target].cpu},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=900,
     )
+
+
+def inside(root: Path, target: str, *command: str) -> Any:
+    """Runs a program in a root to its end."""
+    with start(root, target, *command) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=900)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

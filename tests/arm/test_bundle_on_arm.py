@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.arm.conftest import TRAIN
-from tests.arm.emulation import BOARDS, here, inside
+from tests.arm.emulation import BOARDS, here, inside, start
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +40,29 @@ def test_a_budget_above_what_the_process_holds_there_is_kept(target: str, root: 
     assert json.loads(edgetune(root, target, *train))["peak_rss_bytes"] <= budget
     little = inside(root, target, "/opt/edgetune/bin/edgetune", *train[:-1], "1MiB", "--force")
     assert little.returncode == 1 and "memory budget of 1.0MiB cannot be kept" in little.stderr
+
+
+def test_a_killed_run_goes_on_to_the_same_adaptor(target: str, root: Path) -> None:
+    features = "/opt/edgetune/features"
+    edgetune(root, target, "train", features, "--out", "/root/whole", *TRAIN)
+    command = ("train", features, "--out", "/root/again", *TRAIN)
+    command += ("--checkpoint", "/root/checkpoint", "--every", "1")
+    with start(root, target, "/opt/edgetune/bin/edgetune", *command) as process:
+        while process.poll() is None and len(generations(root)) < 2:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len(generations(root)) == 2 and not (root / "root/again").exists()
+    told = json.loads(edgetune(root, target, *command, "--resume"))
+    assert told["steps"] == 20
+    assert told["checkpoints_written"] <= 18  # the first two steps were not made again
+    whole, again = (root / "root" / name for name in ("whole", "again"))
+    assert whole.read_bytes() == again.read_bytes()
+
+
+def generations(root: Path) -> list[Path]:
+    """Files of the run's checkpoint."""
+    return list((root / "root/checkpoint").glob("*.safetensors"))
 
 
 def test_every_runtime_predicts_what_numpy_does_here(target: str, root: Path) -> None:

@@ -141,7 +141,7 @@ def test_val_chooses_the_rate_and_each_run_is_made_once(tmp_path: Path) -> None:
     def execute(run: Run) -> dict[str, Any]:
         made.append(run)
         return {
-            "val_accuracy": val[run.lr],
+            "val_accuracy": val[run.lr] - (0.1 if run.weight_decay < 1 else 0),
             "test_accuracy": 0.9 - run.seed / 10 - (0.5 if run.lr == 1e-3 else 0),
             "parameters": 7,
             "cpu_seconds": 1.0,
@@ -154,6 +154,7 @@ def test_val_chooses_the_rate_and_each_run_is_made_once(tmp_path: Path) -> None:
                 ["a"],
                 ["mlp"],
                 rates=[1e-2, 1e-4, 1e-3],
+                decays=[1.0, 0.1],
                 seeds=3,
                 epochs=5,
                 execute=remembered(kept, execute),
@@ -162,11 +163,14 @@ def test_val_chooses_the_rate_and_each_run_is_made_once(tmp_path: Path) -> None:
         )
 
     (row,) = study(tmp_path / "runs")
-    assert row.lr == 1e-3  # the lower of two that are equal on val; test had no say
+    assert (row.lr, row.weight_decay) == (
+        1e-3,
+        1.0,
+    )  # the lower of equals on val
     assert row.test_accuracies == pytest.approx((0.4, 0.3, 0.2))
     assert (row.mean, row.peak_rss_bytes) == (pytest.approx(0.3), 102)
-    assert len(made) == 5
-    assert study(tmp_path / "runs") == [row] and len(made) == 5
+    assert len(made) == 8
+    assert study(tmp_path / "runs") == [row] and len(made) == 8
     assert "0.300 ± 0.082" in table([row])
 
 
@@ -179,6 +183,7 @@ def test_a_study_from_images_to_table_json_and_plot(tmp_path: Path) -> None:
     work = tmp_path / "work"
     arguments = [str(tmp_path / "data"), "--backbone", "test_vit", "--checkpoint", str(weights)]
     arguments += ["--work", str(work), "--epochs", "2", "--seeds", "1", "--lr", "1e-3"]
+    arguments += ["--weight-decay", "0.05"]
     methods = ("--method", "linear-mean", "--method", "adaptor")
     result = CliRunner().invoke(main, [*arguments, *methods], catch_exceptions=False)
     assert result.exit_code == 0, result.output

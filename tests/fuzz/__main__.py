@@ -29,6 +29,7 @@ NAMES = (
     "checkpoint",
     "request",
     "answer",
+    "http",
     "image",
     "installer-manifest",
 )

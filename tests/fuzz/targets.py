@@ -33,6 +33,7 @@ from edge_runtime.runtimes import runtime_of
 from edge_runtime.served_model import codec_of_output
 from tests.edge_runtime import tiny_backbone
 from tests.feature_folders import BACKBONE, write_features
+from tests.fuzz import served
 from tests.problems import config_of, random_parameters
 from trainer_lite import generation
 from trainer_lite.board import Board
@@ -146,6 +147,11 @@ def answer(data: bytes) -> None:
     assert again.tensors.keys() == message.tensors.keys()
 
 
+def http(data: bytes) -> None:
+    status = served.request(data, *served.server(folder() / "served", shard_folder()))
+    assert 200 <= status < 500, f"answered {status}"
+
+
 def image(data: bytes) -> None:
     load_image(put("image", data), tiny_backbone.preprocessing())
 
@@ -253,6 +259,7 @@ TARGETS = {
     "checkpoint": Target(checkpoint, checkpoint_seeds),
     "request": Target(request, lambda: message_seeds("inputs")),
     "answer": Target(answer, lambda: message_seeds("outputs")),
+    "http": Target(http, served.seeds),
     "image": Target(image, image_seeds),
     "installer-manifest": Target(installer_manifest, installer_seeds),
 }

@@ -7,7 +7,8 @@ out are added from 5, 20 and all of their training images, with all images of th
 it is trained on, also with --balance where there are few new images.
 Accuracy is that of the last epoch on test (or val, where there is no test). "From scratch" trains a
 new adaptor on the same images for as few epochs and, on the most images, for as many as the first
-one had. All runs through the commands a user would type, at their defaults but for --epochs.
+one had. All runs through the commands a user would type, at their defaults but for --epochs. What an earlier run of
+the same options left in --work is not done again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--kind", default="attention", show_default=True)
 @click.option("--epochs", default=40, show_default=True, help="Of the first training.")
 @click.option("--few", default=5, show_default=True, help="Epochs after classes were added.")
+@click.option("--scratch/--no-scratch", default=True, help="Also train afresh for all epochs.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--work", default=Path("growing-out"), show_default=True, type=PATH)
 def main(
@@ -42,6 +44,7 @@ def main(
     kind: str,
     epochs: int,
     few: int,
+    scratch: bool,
     seed: int,
     work: Path,
 ) -> None:
@@ -50,7 +53,7 @@ def main(
     results: list[dict[str, Any]] = []
     click.echo(f"{'set':24}{'images':>7}  {'way':26}{'old':>8}{'new':>8}{'all':>8}{'seconds':>9}")
     for folder in folders:
-        for row in rows_of(folder, hold_out, counts, kind, epochs, few, seed, work):
+        for row in rows_of(folder, hold_out, counts, kind, epochs, few, scratch, seed, work):
             results.append(row)
             cells = "".join(f"{shown(row[name]):>8}" for name in ("old", "new", "all"))
             click.echo(
@@ -66,6 +69,7 @@ def rows_of(
     kind: str,
     epochs: int,
     few: int,
+    scratch: bool,
     seed: int,
     work: Path,
 ) -> Iterator[dict[str, Any]]:
@@ -87,10 +91,12 @@ def rows_of(
         return {"set": folder.name, "shots": count, "way": way, **found, "seconds": seconds}
 
     def trained(name: str, on: Path, *options: object) -> tuple[Path, float]:
-        out = place / f"{name}.safetensors"
-        common = ["--seed", str(seed), "--out", str(out), "--force"]
-        made = edgetune_json("train", str(on), *common, *map(str, options))
-        return out, made["seconds"]
+        out, note = place / f"{name}.safetensors", place / f"{name}.json"
+        if not note.exists():
+            common = ["--seed", str(seed), "--out", str(out), "--force"]
+            made = edgetune_json("train", str(on), *common, *map(str, options))
+            note.write_text(json.dumps(made))
+        return out, json.loads(note.read_text())["seconds"]
 
     old_features = features("old", old, None)
     base, seconds = trained("base", old_features, "--kind", kind, "--epochs", epochs)
@@ -115,7 +121,7 @@ def rows_of(
                 made = trained(f"head-balanced-{tag}", both, *start, "--head-only")
                 yield row("+ head only, balanced", images, *made)
             yield row("+ full, balanced", images, *trained(f"full-balanced-{tag}", both, *start))
-        for count in (few, epochs) if images == shots[-1] else (few,):
+        for count in (few, epochs) if scratch and images == shots[-1] else (few,):
             fresh = trained(f"scratch-{tag}-{count}", both, "--kind", kind, "--epochs", count)
             yield row(f"from scratch, {count} epochs", images, *fresh)
 

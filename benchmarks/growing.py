@@ -7,8 +7,8 @@ out are added from 5, 20 and all of their training images, with all images of th
 it is trained on, also with --balance where there are few new images.
 Accuracy is that of the last epoch on test (or val, where there is no test). "From scratch" trains a
 new adaptor on the same images for as few epochs and, on the most images, for as many as the first
-one had. All runs through the commands a user would type, at their defaults but for --epochs. What an earlier run of
-the same options left in --work is not done again.
+one had. All runs through the commands a user would type, at their defaults but for --epochs. What
+an earlier run of the same options left in --work is not done again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How files of ours name each other by hash: backbone <- features <- adaptor, and what of it holds.
 
 A feature folder names the backbone that it came from by identity, an adaptor both the backbone and
-the features that it was trained on. Each is checked for itself first (docs/formats.md says how).
+the features that it was trained on, and, if it was made from another adaptor, that one by the
+sha256 of its file. Each is checked for itself first (docs/formats.md says how).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ KINDS = {
     formats.ADAPTOR: "adaptor",
     formats.GRAPH: "adaptor",
 }
+
+INIT = "the adaptor it started from,"  # by the sha256 of its file
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ def link_of(path: Path, content: formats.Json) -> Link:
         entry = content.get(other)
         if isinstance(entry, dict) and isinstance(entry.get("identity"), str):
             names[other] = entry["identity"]
+    training = content.get("training")
+    if isinstance(training, dict) and isinstance(training.get("init"), str):
+        names[INIT] = training["init"]
     found = content.get("identity")
     basis = content.get("basis")
     basis = str(basis.get("identity")) if isinstance(basis, dict) else None
@@ -81,16 +87,24 @@ def intact(link: Link) -> str:
         "backbone": "manifest and graph as they were exported",
         "features": "manifest and every shard as they were extracted",
         "adaptor": "readable; it keeps no hash of itself, its sha256 is "
-        + (formats.file_sha256(link.path)[:12] if link.path.is_file() else ""),
+        + (sha256(link)[:12] if link.path.is_file() else ""),
     }.get(link.kind, "readable; its folder's manifest has its hash")
+
+
+def sha256(link: Link) -> str:
+    """Of an adaptor's file; it keeps none of itself."""
+    return formats.file_sha256(link.path)
 
 
 def named(link: Link, links: Sequence[Link]) -> list[Finding]:
     """Whether those that a link names are the ones given."""
     findings = []
     for kind, identity in link.names.items():
-        given = [other for other in links if other.kind == kind]
-        there = [other for other in given if other.identity == identity]
+        if kind == INIT:  # several adaptors may be given that have nothing to do with each other
+            there, given = [o for o in links if o.path.is_file() and sha256(o) == identity], []
+        else:
+            given = [other for other in links if other.kind == kind]
+            there = [other for other in given if other.identity == identity]
         what = f"{link.path} names {kind} {identity[:12]}"
         if there:
             findings.append(Finding(True, f"{what}: that is {there[0].path}"))

@@ -11,6 +11,7 @@ from edge_runtime import formats
 from edge_runtime.codecs import CODECS, Codec
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, FormatError, MismatchError
+from edge_runtime.selected import by_name
 
 if TYPE_CHECKING:
     from edge_runtime.basis import Basis
@@ -61,14 +62,23 @@ class Classifier(ABC):
             f"Use the backbone it was trained on, or train again"
         )
 
-    def check_features(self, features: FeatureFolder) -> None:
-        """Refuses features of another backbone, in another basis, or of other classes."""
+    def labelled(self, features: FeatureFolder, split: str) -> FeatureSource:
+        """A split's rows with labels that are places in `classes`; they are matched by name.
+
+        Raises:
+            MismatchError: features of another backbone, in another basis, or of unknown classes.
+            DataError: the folder has no such split.
+        """
         self.check_stored(features)
-        if features.classes != self.classes:
+        rows = features.split(split)
+        if features.classes == self.classes:
+            return rows
+        if not set(features.classes) <= set(self.classes):
             raise MismatchError(
                 f"the adaptor knows the classes {', '.join(self.classes)}; {features.path} has "
                 f"{', '.join(features.classes)}"
             )
+        return by_name(rows, features.classes, features.classes, self.classes)
 
     def check_stored(self, features: FeatureFolder) -> None:
         """Refuses features of another backbone, or in another basis."""

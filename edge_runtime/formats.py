@@ -48,10 +48,17 @@ def identity(content: Any) -> str:
 
 
 def small_sha256(data: bytes) -> str:
-    """By CPython's own code where it can be had, as the standard library's `random` does it."""
+    """sha256 in hexadecimal, of what is in memory."""
+    digest = start_sha256()
+    digest.update(data)
+    return str(digest.hexdigest())
+
+
+def start_sha256() -> Any:
+    """CPython's own code where it can be had, as the standard library's `random` does it."""
     for name in ("_sha2", "_sha256", "hashlib"):  # since Python 3.12; before; any other
         with suppress(ImportError):
-            return str(import_module(name).sha256(data).hexdigest())
+            return import_module(name).sha256()
     raise AssertionError("hashlib is always there")
 
 
@@ -63,11 +70,14 @@ def check_identity(manifest: Json, path: Path) -> str:
     return str(manifest["identity"])
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    import hashlib
+def file_sha256(path: Path, *, small: bool = False) -> str:
+    """sha256 of a file, read in pieces; `small`: without hashlib, for processes that train."""
+    if small:
+        digest = start_sha256()
+    else:
+        import hashlib
 
-    digest = hashlib.sha256()
+        digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)

@@ -69,6 +69,12 @@ class Predictor:
             predicted[part] = tile.forwards[0].logits.argmax(axis=1)
         return evaluation_of(source.labels, predicted, self.weights.config.classes)
 
+    def embed(self, source: FeatureSource) -> Iterator[tuple[slice, Array, Array]]:
+        """(rows, what the head's linear layer takes of them (n, d), their logits (n, classes)), a
+        tile at a time; the next tile overwrites them."""
+        for part, tile in self._run(source):
+            yield part, tile.forwards[0].head_input, tile.forwards[0].logits
+
     def _run(self, source: FeatureSource) -> Iterator[tuple[slice, InferenceTile]]:
         """(rows, their tile with its logits); the next tile overwrites the logits."""
         for weights, _ in self.parts:

@@ -79,8 +79,7 @@ def export_adaptor(
     atomic.refuse_unwritable(out, force=force)
     chosen = codec_of(adaptor, codec)
     if features is not None:
-        adaptor.check_features(features)
-        features.split(split)
+        adaptor.labelled(features, split)
     writer = WRITERS[kind](quantize)
     emit_adaptor(adaptor.config, adaptor.parameters, chosen, writer)
     data = writer.finish(description(adaptor, chosen, quantize))
@@ -163,6 +162,6 @@ def largest_difference(found: Array, expected: Array) -> float:
 
 def compare(adaptor: Adaptor, graph: GraphAdaptor, features: FeatureFolder, split: str) -> Accuracy:
     """Accuracy of both on one split."""
-    rows = features.split(split)
+    rows = adaptor.labelled(features, split)
     ours, theirs = adaptor.evaluate(rows), graph.evaluate(rows)
-    return Accuracy(split, rows.rows, ours.accuracy, theirs.accuracy)
+    return Accuracy(split, len(rows.labels), ours.accuracy, theirs.accuracy)

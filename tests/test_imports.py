@@ -177,7 +177,8 @@ def test_a_graph_is_written_without_torch(kind: str, module: str, tmp_path: Path
     assert (tmp_path / "graph").is_file()
 
 
-def test_training_loads_neither_openssl_nor_numpys_generator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("init", [False, True], ids=["afresh", "from an adaptor"])
+def test_training_loads_neither_openssl_nor_numpys_generator(init: bool, tmp_path: Path) -> None:
     written = write_features(tmp_path / "features")
     code = """
 import atexit, json
@@ -188,8 +189,12 @@ from edge_runtime.cli import main
 main(prog_name="edgetune")
 """
     arguments = ("train", written.path, "--out", tmp_path / "a", "--epochs", 2, "--batch-size", 8)
+    if init:
+        run(COMMAND, *arguments, allowed=DEVICE)
+        arguments += ("--init", tmp_path / "a", "--force")
     before, after = printed(run(code, *arguments, "--json", allowed=DEVICE))
     assert "trainer_lite.step" in after and (tmp_path / "a").exists()
+    assert ("trainer_lite.start" in after) == init
     loaded = set(after) - set(before)  # numpy 1 loads its generator, and that OpenSSL, by itself
     assert not loaded & {"_hashlib", "hashlib", "_ssl", "ssl"}
     assert not [name for name in loaded if name.startswith("numpy.random")]

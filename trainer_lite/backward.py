@@ -23,12 +23,13 @@ class BackwardPass:
     """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
 
     Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
-    are left in `stream_gradient` (B, d), which is g of the derivation.
+    are left in `stream_gradient` (B, d), which is g of the derivation. It ends there where no
+    blocks are trained.
     """
 
     def __init__(self, forward: ForwardPass, workspace: Workspace, sums: TokenSums):
         self.forward, self.workspace, self.sums = forward, workspace, sums
-        config, images = forward.config, forward.images
+        config, images = sums.config, forward.images
         d, r, depth = config.embed_dim, config.rank, config.blocks
         t, c = images * config.tokens, config.product_rows
         self.dlogits = workspace.array("dlogits", (images, config.classes))
@@ -40,7 +41,7 @@ class BackwardPass:
 
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
-        config = self.forward.config
+        config = self.sums.config
         program.section("backward: head")
         self._emit_head(program)
         if not config.blocks:
@@ -59,7 +60,7 @@ class BackwardPass:
 
     def _emit_head(self, program: Program) -> None:
         """Back through linear and LayerNorm to g, the gradient of the pooled stream."""
-        forward, config = self.forward, self.forward.config
+        forward, config = self.forward, self.sums.config
         parameters = forward.weights.parameters
         images, d = self.stream_gradient.shape
         g, work = self.stream_gradient, self.workspace.array("pooled", (images, d))

@@ -30,7 +30,7 @@ from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.build import StepPlan, StepShape, fastest_tile, plan_step
 from trainer_lite.config import TrainConfig
-from trainer_lite.parameters import ParameterSet
+from trainer_lite.parameters import ParameterSet, trained_part
 from trainer_lite.rehearsal import rehearse
 from trainer_lite.threads import side_by_side
 
@@ -158,6 +158,7 @@ class Planner:
             drop_path=training.drop_path if self.adaptor.blocks else 0.0,
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
             lanes=lanes,
+            head_only=training.head_only,
         )
 
     def plan(self, tile: int, lanes: int = 1, budget: int | None = None) -> MemoryPlan:
@@ -169,6 +170,7 @@ class Planner:
         parameters = ParameterSet(self.adaptor)
         workspace = Workspace()
         weights = FusedWeights(self.adaptor, parameters.values, workspace)
+        trained = trained_part(self.adaptor, head_only=self.training.head_only)
         step = plan_step(weights, self.source, self.shape(tile, lanes))
         gc.collect()  # what was planned on is to go before the run
         rows, batch = len(self.source.labels), self.training.batch_size
@@ -182,7 +184,7 @@ class Planner:
             step=step,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
-            parameter_bytes=self.vectors * parameters.flat.nbytes,
+            parameter_bytes=self.vectors * trained.parameter_count() * parameters.flat.itemsize,
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,

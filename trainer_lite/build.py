@@ -35,6 +35,7 @@ class StepShape:
         batch: images of the largest batch. tile: images a pass, at most the batch.
         evaluation_scratch: bytes that reading a tile of any source to be evaluated takes.
         lanes: tiles that run side by side, each lane in a thread.
+        head_only: whether the gradient is that of the head alone.
     """
 
     batch: int
@@ -43,6 +44,7 @@ class StepShape:
     drop_path: float = 0.0
     evaluation_scratch: int = 0
     lanes: int = 1
+    head_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def step_in(
         tile=shape.tile,
         smoothing=shape.smoothing,
         drop_path=shape.drop_path,
+        head_only=shape.head_only,
         others=others,
     )
 

@@ -20,6 +20,8 @@ from edge_runtime.cli.common import (
 from trainer_lite.options import (
     checkpoint_option,
     every_option,
+    given_options,
+    init_options,
     resume_option,
     training_options,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("features", type=PATH)
 @click.option("--out", required=True, type=PATH, help="The adaptor file to write.")
 @training_options
+@init_options
 @checkpoint_option
 @every_option
 @resume_option
@@ -45,6 +48,7 @@ def train(
     out: Path,
     threads: int,
     memory_budget: int | None,
+    init: Path | None,
     checkpoint: Path | None,
     every: tuple[int | None, float | None] | None,
     resume: bool,
@@ -59,6 +63,10 @@ def train(
     split, if there is one, is only reported. What `edgetune report` shows of the run is kept as OUT
     with `.history.json` in place of its suffix.
 
+    With --init, the run starts from an adaptor's weights and takes its kind, rank, blocks, heads
+    and pool. FEATURES may have more classes than it knows: these start as `edgetune add-class`
+    would add them.
+
     With --checkpoint, a run that was killed goes on when the same command is given again with
     --resume, and ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at
     once. A run that ends well empties the folder.
@@ -67,7 +75,10 @@ def train(
     Examples:
       edgetune train features --out adaptor.safetensors --epochs 60
       edgetune train features --out adaptor.safetensors --checkpoint run --resume
+      edgetune train features --init adaptor.safetensors --epochs 5 --out new.safetensors
     """
+    if options["head_only"] and init is None:
+        raise click.UsageError("--head-only needs --init, the adaptor whose other weights stay")
     if checkpoint is None and (resume or every is not None):
         raise click.UsageError("--every and --resume need --checkpoint, the folder to use")
     set_blas_threads()
@@ -82,7 +93,14 @@ def train(
 
     outputs = Outputs(out, threads=threads, memory_budget=memory_budget)
     refuse_unwritable(out, force=force)
-    config = TrainConfig(**options)
+    start = None
+    if init is not None:
+        from trainer_lite.start import Start
+
+        start = Start.load(init)
+        config = start.config(**given_options(options))
+    else:
+        config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
     config = config.settled(folder.basis)
     checkpoints, stop = None, contextlib.nullcontext(None)
@@ -103,6 +121,10 @@ def train(
     rows = folder.split("train").rows
     if config.fit_on == "train+val" and "val" in folder.split_names:
         rows += folder.split("val").rows
+    if config.balance:
+        from trainer_lite.data import balanced, sources
+
+        rows = len(balanced(sources(folder, config.fit_on)[0]).labels)
     steps = config.epochs * -(-rows // config.batch_size)
     with stop as requested, progress("training", steps) as advance:
         reporter = Reporter(advance, config.epochs)
@@ -116,6 +138,7 @@ def train(
             threads=threads,
             checkpoints=checkpoints,
             stop_requested=requested,
+            start=start,
         )
         try:
             result = trainer.fit(folder)

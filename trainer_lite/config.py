@@ -28,6 +28,9 @@ class TrainConfig:
         drop_path: probability of dropping a block's contribution, an image at a time.
         clip_norm: gradients longer than this (Euclidean, over all parameters) are scaled down to
             it; None leaves them.
+        head_only: train the head (the tensors `head.*`) and leave all else as it is.
+        balance: show rarer classes more often, so that an epoch has as many images of each.
+        init: sha256 of the adaptor that the run starts from; `Start.config` sets it.
 
     Raises:
         ConfigError: a value out of its range.
@@ -48,6 +51,9 @@ class TrainConfig:
     drop_path: float = 0.0
     clip_norm: float | None = None
     seed: int = 0
+    head_only: bool = False
+    init: str | None = None
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in DEFAULT_RATES:
@@ -67,6 +73,8 @@ class TrainConfig:
             raise ConfigError(f"warmup is a fraction of the run, 0 to 1, not {self.warmup}")
         if not -(1 << 63) < self.seed < 1 << 63:
             raise ConfigError(f"the seed must fit in 64 bits, not {self.seed}")
+        if self.head_only and self.init is None:
+            raise ConfigError("--head-only needs --init, the adaptor whose other weights stay")
         for name in ("label_smoothing", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,9 +11,13 @@ from edge_runtime.codecs import Codec, scratch_layout
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
+from edge_runtime.selected import Selected
 from edge_runtime.sources import FeatureSource
 from trainer_lite.batches import Joined
 from trainer_lite.config import TrainConfig
+
+if TYPE_CHECKING:
+    from trainer_lite.start import Start
 
 Array = np.ndarray[Any, Any]
 
@@ -28,23 +32,31 @@ class TrainingData:
     evaluated: list[FeatureSource] = field(default_factory=list)
 
 
-def prepare(config: TrainConfig, features: FeatureFolder) -> TrainingData:
+def prepare(
+    config: TrainConfig, features: FeatureFolder, start: Start | None = None
+) -> TrainingData:
     """Opens the splits of a feature folder, reading every shard once.
 
     Raises:
         ConfigError: options that do not fit these features.
+        MismatchError: an adaptor to start from that does not fit them.
         DataError, FormatError: features that cannot be used.
     """
-    adaptor = config.adaptor_config(
-        tokens=features.tokens,
-        prefix_tokens=features.prefix_tokens,
-        embed_dim=features.embed_dim,
-        classes=len(features.classes),
-        norm_eps=features.norm_eps,
-        input_rms=features.split("train").rms,
-    )
+    if start is not None:
+        adaptor = start.shape_on(features)
+    else:
+        adaptor = config.adaptor_config(
+            tokens=features.tokens,
+            prefix_tokens=features.prefix_tokens,
+            embed_dim=features.embed_dim,
+            classes=len(features.classes),
+            norm_eps=features.norm_eps,
+            input_rms=features.split("train").rms,
+        )
     features.check()
     source, val = sources(features, config.fit_on)
+    if config.balance:
+        source = balanced(source)
     check_labels(config, source.labels, features)
     others = [features.split(name) for name in features.split_names if name != "train"]
     return TrainingData(adaptor, source, val, list(others))
@@ -59,6 +71,22 @@ def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, Featur
     if not has_val:
         raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
     return Joined([train, features.split("val")]), None
+
+
+def balanced(source: FeatureSource) -> Selected:
+    """Rows of rarer classes several times over, so that there are as many of each class.
+
+    Qi et al. (trainer_lite/imprint.py) sample classes so when they train on after imprinting.
+    """
+    counts = np.bincount(source.labels)
+    most = int(counts.max())
+    rows = np.concatenate(
+        [
+            np.resize(np.flatnonzero(source.labels == index), most)
+            for index in np.flatnonzero(counts)
+        ]
+    )
+    return Selected(source, rows, source.labels[rows])
 
 
 def check_labels(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:

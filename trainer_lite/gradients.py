@@ -19,7 +19,8 @@ Array = np.ndarray[Any, Any]
 
 
 class GradientAssembly:
-    """The gradient of every parameter, from the sums of a batch: flat, and by name."""
+    """The gradient of every parameter that is trained, from the sums of a batch: flat, and by
+    name."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class GradientAssembly:
         head: HeadFactors,
         workspace: Workspace,
     ):
-        config = weights.config
+        config = self.config = head.config  # of what is trained
         self.weights, self.sums, self.head, self.workspace = weights, sums, head, workspace
         self.flat = workspace.array("gradient", (config.parameter_count(),))
         self.gradients = views(config, self.flat)
@@ -43,9 +44,9 @@ class GradientAssembly:
         """Appends the whole assembly."""
         program.section("gradients: from sums to parameters")
         self._emit_head(program)
-        if self.weights.config.blocks:
+        if self.config.blocks:
             self._emit_fused(program)
-            for index in range(self.weights.config.blocks):
+            for index in range(self.config.blocks):
                 self._emit_block(program, index)
 
     def _emit_head(self, program: Program) -> None:

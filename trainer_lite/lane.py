@@ -33,7 +33,7 @@ class Lane:
     """Runs tiles of a batch and adds up what they leave: `clear`, then any number of tiles.
 
     Args:
-        head: of the whole batch; lanes write to rows of their own.
+        head: of the whole batch; lanes write to rows of their own. What it is of is trained.
         drop_path: whether batches come with drop-path factors.
     """
 
@@ -49,7 +49,7 @@ class Lane:
     ):
         self.weights, self.source, self.workspace, self.head = weights, source, workspace, head
         self.smoothing, self.drop_path = smoothing, drop_path
-        self.sums = TokenSums(weights.config, workspace)
+        self.sums = TokenSums(head.config, workspace)
         self.clear = Program()
         self.sums.emit_clear(self.clear)
         self._tiles: dict[int, Tile] = {}
@@ -76,7 +76,8 @@ class Tile:
         self.lane = lane
         config, workspace = lane.weights.config, lane.workspace
         self.drop = workspace.array("drop", (config.blocks, images)) if lane.drop_path else None
-        self.forward = ForwardPass(lane.weights, workspace, images, keep=True, drop=self.drop)
+        keep = lane.head.config.blocks > 0
+        self.forward = ForwardPass(lane.weights, workspace, images, keep=keep, drop=self.drop)
         self.backward = BackwardPass(self.forward, workspace, lane.sums)
         scratch = lane.source.scratch_bytes(images)
         self.scratch = workspace.array("scratch", (scratch,), np.uint8)
@@ -122,4 +123,4 @@ class Tile:
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
         head.g[part] = backward.stream_gradient
-        head.pooled_h[:, part] = forward.pooled_h
+        head.pooled_h[:, part] = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone

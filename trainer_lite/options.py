@@ -134,6 +134,30 @@ every_option = click.option(
     help="Steps, or a time (30s, 10min), from checkpoint to checkpoint. "
     "[default: a minute; longer where that would cost over 2 % of the time]",
 )
+
+
+def init_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of a run that starts from an adaptor."""
+    command = click.option(
+        "--balance",
+        is_flag=True,
+        help="Show images of rarer classes more often: every class as often as the largest.",
+    )(command)
+    command = click.option(
+        "--head-only", is_flag=True, help="Train the head alone; all else stays as --init has it."
+    )(command)
+    return click.option(
+        "--init", type=PATH, help="An adaptor to start from, in place of random weights."
+    )(command)
+
+
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that somebody gave; the others are at their defaults."""
+    default = click.core.ParameterSource.DEFAULT
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is not default}
+
+
 resume_option = click.option(
     "--resume", is_flag=True, help="Go on from the --checkpoint folder, if it holds a run."
 )

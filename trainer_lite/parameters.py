@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from edge_runtime.config import AdaptorConfig, is_matrix
 from trainer_lite.draws import draws
 
 Array = np.ndarray[Any, Any]
+
+
+def trained_part(config: AdaptorConfig, *, head_only: bool) -> AdaptorConfig:
+    """What is trained of an adaptor, as the shape of an adaptor: all of it, or its head alone."""
+    return replace(config, kind="linear", rank=0, blocks=0, heads=1) if head_only else config
 
 
 class ParameterSet:

@@ -18,6 +18,7 @@ from edge_runtime.feature_split import FeatureSplit
 from edge_runtime.features import FeatureFolder
 from edge_runtime.metrics import evaluation_of
 from edge_runtime.runtimes import open_adaptor, runtime_of
+from edge_runtime.sources import FeatureSource
 from trainer_lite.history import MOST, check_number, history_of
 
 Json = dict[str, Any]
@@ -57,10 +58,12 @@ def report(
         run["evaluation"] = None
         if features is not None:
             try:
-                adaptor.check_features(features)
-                if split is not None:
+                if split is None:
+                    adaptor.check_stored(features)
+                else:
                     most = max(3, min(MISTAKES, MOST_MISTAKES // len(paths)))
-                    run["evaluation"] = judged(adaptor, split, most)
+                    rows = adaptor.labelled(features, split.name)
+                    run["evaluation"] = judged(adaptor, rows, split.paths, most)
             except MismatchError as error:
                 raise MismatchError(f"{path}: {error}") from None
             run["trained_on_these"] = adaptor.features.get("identity") == features.identity
@@ -143,10 +146,9 @@ def judged_split(features: FeatureFolder) -> FeatureSplit | None:
     return features.split(names[0]) if names else None
 
 
-def judged(adaptor: Classifier, split: FeatureSplit, most: int) -> Json:
-    """Accuracy and confusion on a split, and its wrong answers of the highest probability."""
-    labels, paths = split.labels, split.paths
-    probabilities = adaptor.predict_proba(split)
+def judged(adaptor: Classifier, source: FeatureSource, paths: Sequence[str], most: int) -> Json:
+    """Accuracy and confusion on rows, and their wrong answers of the highest probability."""
+    labels, probabilities = source.labels, adaptor.predict_proba(source)
     predicted = probabilities.argmax(axis=1)
     rows = np.arange(len(labels))
     sure = probabilities[rows, predicted]

@@ -14,6 +14,7 @@ from edge_runtime.weights import FusedWeights
 from trainer_lite.gradients import GradientAssembly
 from trainer_lite.lane import Batch, Lane
 from trainer_lite.loss import cross_entropy
+from trainer_lite.parameters import trained_part
 from trainer_lite.sums import HeadFactors
 from trainer_lite.threads import side_by_side
 
@@ -27,11 +28,13 @@ class TrainingStep:
     step works in comes from `workspace`, and for further lanes from `others`; the fused weights,
     which prediction uses too, from the workspace that `weights` was made with.
 
-    `gradient` is the gradient of a run, flat as ParameterSet.flat, and `gradients` views of it by
-    name; both hold until the next run of anything in the same arena.
+    `gradient` is the gradient of a run, flat as ParameterSet.flat of what is trained, and
+    `gradients` views of it by name; both hold until the next run of anything in the same arena.
 
     Args:
         batch: images of the largest batch.
+        head_only: take the gradient of the head alone: no backward pass through the blocks, and
+            nothing is kept for one.
         others: workspaces of lanes that run beside the first, each in a thread. Tiles go round the
             lanes and their sums are added in order, so the same lanes give the same bits.
     """
@@ -46,11 +49,13 @@ class TrainingStep:
         tile: int,
         smoothing: float = 0.0,
         drop_path: float = 0.0,
+        head_only: bool = False,
         others: Sequence[Workspace] = (),
     ):
+        trained = trained_part(weights.config, head_only=head_only)
         self.weights, self.source, self.workspace = weights, source, workspace
         self.tile_images, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
-        self.head = HeadFactors(weights.config, workspace, batch)
+        self.head = HeadFactors(trained, workspace, batch)
         self.before, self.after = Program(), Program()
         weights.emit_refresh(self.before)
         self.head.emit_clear(self.before)

@@ -1,4 +1,7 @@
-"""What the tiles of a batch leave behind for its gradient."""
+"""What the tiles of a batch leave behind for its gradient.
+
+`config` is the shape of what is trained, as `parameters.trained_part` gives it.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class TokenSums:
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace):
+        self.config = config
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dright = workspace.array("sums.dright", (c, d))
         self.mixed = workspace.array("sums.mixed", (c, depth * r))
@@ -49,6 +53,7 @@ class HeadFactors:
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
+        self.config = config
         d, lr = config.embed_dim, config.blocks * config.rank
         self.logits = workspace.array("head.logits", (batch, config.classes))
         self.dlogits = workspace.array("head.dlogits", (batch, config.classes))

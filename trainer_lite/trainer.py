@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.allocate import zeros
-from edge_runtime.errors import BudgetError
+from edge_runtime.errors import BudgetError, ConfigError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
@@ -31,7 +31,7 @@ from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
 from trainer_lite.evaluation import evaluate
 from trainer_lite.optim import AdamW, clip, gradient_norm
-from trainer_lite.parameters import ParameterSet, views
+from trainer_lite.parameters import ParameterSet, trained_part, views
 from trainer_lite.reports import EpochReport, StepReport, TrainResult
 from trainer_lite.schedule import learning_rate
 from trainer_lite.skipping import Skips
@@ -46,6 +46,7 @@ from trainer_lite.stops import (
 if TYPE_CHECKING:
     from trainer_lite.checkpoint import Checkpoints
     from trainer_lite.generation import Generation
+    from trainer_lite.start import Start
 
 Array = np.ndarray[Any, Any]
 
@@ -66,6 +67,7 @@ class Trainer:
             bits as one that nothing interrupted.
         stop_requested: asked between steps, and while it evaluates; the run then saves its state
             and stops.
+        start: the adaptor to start from; `config` is what its `config` gave.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Trainer:
         tile: int | None = None,
         checkpoints: Checkpoints | None = None,
         stop_requested: Callable[[], bool] | None = None,
+        start: Start | None = None,
     ):
         self.config = config or TrainConfig()
         self.on_step, self.on_epoch, self.on_best = on_step, on_epoch, on_best
@@ -88,6 +91,9 @@ class Trainer:
         self.memory_budget, self.threads, self.tile = memory_budget, threads, tile
         self.checkpoints = checkpoints
         self.stop_requested = stop_requested or (lambda: False)
+        self.start = start
+        if self.config.init != (None if start is None else start.sha256):
+            raise ConfigError("a run that starts from an adaptor takes its options: start.config()")
 
     def fit(self, features: FeatureFolder) -> TrainResult:
         """Trains on the folder's train split (or train + val), validates on val.
@@ -113,8 +119,8 @@ class _Run:
     def __init__(self, trainer: Trainer, features: FeatureFolder):
         self.trainer, self.features = trainer, features
         self.config = config = trainer.config.settled(features.basis)
-        checkpoints = trainer.checkpoints
-        data = prepare(config, features)
+        checkpoints, start = trainer.checkpoints, trainer.start
+        data = prepare(config, features, start)
         self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val
         self.labels = self.source.labels
         saved = None
@@ -134,10 +140,16 @@ class _Run:
         )
         self.plan = self._plan(planner, saved)
         check_limits(self.plan)
-        parameters = ParameterSet(self.adaptor_config)
-        parameters.initialise(config.seed)
+        self.trained = trained_part(self.adaptor_config, head_only=config.head_only)
+        parameters = ParameterSet(self.trained)
+        self.fixed: dict[str, Array] = {}  # what is not trained
+        if start is None:
+            parameters.initialise(config.seed)
+        else:
+            self.fixed = start.fill(parameters, features.classes)
         best = zeros(parameters.flat.shape, parameters.flat.dtype) if keep else None
-        self.weights = FusedWeights(self.adaptor_config, parameters.values, Workspace())
+        values = {**self.fixed, **parameters.values}
+        self.weights = FusedWeights(self.adaptor_config, values, Workspace())
         self.step, self.predictors = build_step(
             self.weights,
             self.source,
@@ -155,6 +167,9 @@ class _Run:
         self.steps = config.epochs * self.epoch_steps
         if saved is not None:
             self._resume(saved)
+        elif start is not None:
+            self.weights.refresh()
+            start.imprint(parameters, self.predictors[0], self.source, features.classes)
         self.progress = self.state.progress
         self.skips = Skips(self.step, self.labels, config, self.progress, trainer.on_warning)
 
@@ -300,7 +315,7 @@ class _Run:
         flat = self.state.parameters.flat if flat is None else flat
         return Adaptor(
             self.adaptor_config,
-            views(self.adaptor_config, flat),
+            {**self.fixed, **views(self.trained, flat)},
             list(features.classes),
             features.backbone,
             {"identity": features.identity, "codec": features.codec.name},

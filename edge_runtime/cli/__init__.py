@@ -26,6 +26,7 @@ COMMANDS = {
     "pull": "edge_runtime.cli.pull:pull",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
+    "add-class": "trainer_lite.add_class_cli:add_class",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
     "codecs": "trainer_lite.codecs_cli:codecs",

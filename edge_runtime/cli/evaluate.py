@@ -28,7 +28,8 @@ def evaluate(
 ) -> None:
     """Accuracy of ADAPTOR on a split of FEATURES: in all, by class, and what is taken for what.
 
-    ADAPTOR is what `edgetune train` or `edgetune export-adaptor` wrote.
+    ADAPTOR is what `edgetune train` or `edgetune export-adaptor` wrote. FEATURES may hold some of
+    its classes only.
 
     \b
     Example:
@@ -39,9 +40,8 @@ def evaluate(
 
     trained = open_adaptor(adaptor, runtime)
     folder = FeatureFolder.open(features)
-    trained.check_features(folder)
     name = split or next(s for s in ("test", "val", "train") if s in folder.split_names)
-    found = trained.evaluate(folder.split(name))
+    found = trained.evaluate(trained.labelled(folder, name))
     if as_json:
         emit_json(
             {

@@ -60,11 +60,13 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("head_only", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_dead_buffers_may_hold_anything(case: str, dtype: Any) -> None:
+def test_dead_buffers_may_hold_anything(case: str, head_only: bool, dtype: Any) -> None:
     config = config_of(**CASES[case])
     problem = problem_of(config, 6, dtype)
-    options = {"batch": 6, "tile": 2, "drop_path": 0.3 if config.blocks else 0.0}
+    drop_path = 0.3 if config.blocks else 0.0
+    options = {"batch": 6, "tile": 2, "drop_path": drop_path, "head_only": head_only}
     found = []
     for planned in (False, True):
         parameters = random_parameters(config, dtype)

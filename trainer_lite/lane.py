@@ -122,4 +122,5 @@ class Tile:
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
         head.g[part] = backward.stream_gradient
-        head.pooled_h[:, part] = forward.pooled_h
+        pools = len(self.lane.weights.config.pools)
+        head.pooled_h[:, part.start * pools : part.stop * pools] = forward.pooled_h

@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.errors import ConfigError
 
 KINDS = ("attention", "linear")
-POOLS = ("mean", "cls")
+POOLS = ("mean", "cls", "cls+mean")
 # Far wider than any backbone, and narrow enough for squares and inverse squares in float32.
 BOUNDS = {"norm_eps": (1e-12, 1.0), "input_rms": (1e-12, 1e12)}
 
@@ -50,9 +50,9 @@ class AdaptorConfig:
             )
         if self.classes < 2:
             raise ConfigError(f"at least two classes are needed, not {self.classes}")
-        if self.pool == "cls" and self.prefix_tokens == 0:
+        if "cls" in self.pool and self.prefix_tokens == 0:
             raise ConfigError(
-                "pool cls needs a class token, and this backbone has none; use --pool mean"
+                f"pool {self.pool} needs a class token, and this backbone has none; use --pool mean"
             )
         if self.kind == "attention":
             self._check_blocks()
@@ -87,9 +87,15 @@ class AdaptorConfig:
         return max(0, 4 * self.rank * self.blocks - self.rank)
 
     @property
-    def pooled_tokens(self) -> int:
-        """How many tokens the head averages."""
-        return 1 if self.pool == "cls" else self.tokens - self.prefix_tokens
+    def pools(self) -> tuple[range, ...]:
+        """The tokens of each mean that the head sees, side by side."""
+        of = {"cls": range(1), "mean": range(self.prefix_tokens, self.tokens)}
+        return tuple(of[name] for name in self.pool.split("+"))
+
+    @property
+    def head_dim(self) -> int:
+        """Width of what the head sees."""
+        return len(self.pools) * self.embed_dim
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every trained tensor, matrices first (weight decay applies to those alone)."""
@@ -100,10 +106,10 @@ class AdaptorConfig:
             blocks, vectors = {}, {}
         return {
             **blocks,
-            "head.weight": (self.classes, d),
+            "head.weight": (self.classes, self.head_dim),
             **vectors,
-            "head.norm_weight": (d,),
-            "head.norm_bias": (d,),
+            "head.norm_weight": (self.head_dim,),
+            "head.norm_bias": (self.head_dim,),
             "head.bias": (self.classes,),
         }
 

@@ -68,7 +68,7 @@ def textbook_forward_macs(config: AdaptorConfig) -> int:
     """
     n, d, r = config.tokens, config.embed_dim, config.rank
     block = n * d * 3 * r + 2 * n * n * r + n * r * d
-    return config.blocks * block + d * config.classes
+    return config.blocks * block + config.head_dim * config.classes
 
 
 def forward_macs(config: AdaptorConfig) -> int:
@@ -82,5 +82,6 @@ def forward_macs(config: AdaptorConfig) -> int:
     earlier = sum(r * index * count for index, count in enumerate(rows))
     attention = config.heads * n * (2 * config.head_rank + 1) if depth else 0
     tokens = d * config.product_rows + earlier + max(0, depth - 1) * r * r + depth * attention
-    pooled = n * (d + r * depth) if config.pool == "mean" else 0
-    return n * tokens + pooled + r * depth * d + d * config.classes
+    pooled = sum(n * (d + r * depth) for pool in config.pools if len(pool) > 1)
+    head = len(config.pools) * (r * depth * d + d * config.classes)
+    return n * tokens + pooled + head

@@ -87,10 +87,11 @@ class ForwardPass:
         self.norms = workspace.array("norms", (t,))
         self.x = workspace.array("x", (c, t))
         self.h = workspace.array("h", (depth * r, t))
-        self.pooled_h = workspace.array("pooled_h", (depth * r, images))
-        self.normed_pool = workspace.array("head.normed", (images, d))
-        self.head_rstd = workspace.array("head.rstd", (images, 1))
-        self.head_input = workspace.array("head.input", (images, d))
+        pooled = images * len(config.pools)
+        self.pooled_h = workspace.array("pooled_h", (depth * r, pooled))
+        self.normed_pool = workspace.array("head.normed", (images, config.head_dim))
+        self.head_rstd = workspace.array("head.rstd", (pooled, 1))
+        self.head_input = workspace.array("head.input", (images, config.head_dim))
         self.logits = workspace.array("logits", (images, config.classes))
         self.blocks = [BlockBuffers(self, index, keep) for index in range(depth)]
 
@@ -176,26 +177,31 @@ class ForwardPass:
         program.emit(ops.clamp_at_zero, self.norms)
 
     def _emit_head(self, program: Program) -> None:
-        """Pool the stream, LayerNorm, linear to the classes."""
+        """Pool the stream, LayerNorm of each pooled vector, linear to the classes."""
         config, parameters = self.config, self.weights.parameters
         images, n, d = self.images, config.tokens, config.embed_dim
-        pooled = self.workspace.array("pooled", (images, d))
+        pooled = self.workspace.array("pooled", (images * len(config.pools), d))
         z = self.z.reshape(images, n, d)
-        h = self.h.reshape(-1, images, n)
-        if config.pool == "cls":
-            program.emit(np.multiply, z[:, 0], 1.0 / config.input_rms, pooled)
+        h = self.h.reshape(len(self.h), images, n)
+        parts = len(config.pools)
+        for index, tokens in enumerate(config.pools):
+            of_z = pooled.reshape(images, parts, d)[:, index]
+            of_h = self.pooled_h.reshape(len(h), images, parts)[:, :, index]
+            if len(tokens) == 1:
+                program.emit(np.multiply, z[:, tokens[0]], 1.0 / config.input_rms, of_z)
+                if config.blocks:
+                    program.emit(np.copyto, of_h, h[:, :, tokens[0]])
+                continue
+            weight = mean_weights(tokens, n, self.z.dtype)
+            program.emit(np.matmul, weight / config.input_rms, z, of_z[:, None])
             if config.blocks:
-                program.emit(np.copyto, self.pooled_h, h[:, :, 0])
-        else:
-            weight = pool_weights(config, self.z.dtype)
-            program.emit(np.matmul, weight / config.input_rms, z, pooled[:, None])
-            if config.blocks:
-                program.emit(np.matmul, h, weight[0], self.pooled_h)
+                program.emit(np.matmul, h, weight[0], of_h)
         if config.blocks:
-            added = self.workspace.array("pooled_added", (images, d))
+            added = self.workspace.array("pooled_added", pooled.shape)
             program.emit(np.matmul, self.pooled_h.T, self.weights.u, added)
             program.emit(np.add, pooled, added, pooled)
-        program.emit(ops.layer_norm, pooled, config.norm_eps, self.head_rstd, self.normed_pool)
+        normed = self.normed_pool.reshape(pooled.shape)
+        program.emit(ops.layer_norm, pooled, config.norm_eps, self.head_rstd, normed)
         head_input = self.head_input
         program.emit(np.multiply, self.normed_pool, parameters["head.norm_weight"], head_input)
         program.emit(np.add, head_input, parameters["head.norm_bias"], head_input)
@@ -203,9 +209,8 @@ class ForwardPass:
         program.emit(np.add, self.logits, parameters["head.bias"], self.logits)
 
 
-def pool_weights(config: AdaptorConfig, dtype: Any) -> Array:
-    """Weight of every token in the head's pooling, (1, N): w of the derivation."""
-    weight = np.zeros((1, config.tokens), dtype)
-    first = 0 if config.pool == "cls" else config.prefix_tokens
-    weight[0, first : first + config.pooled_tokens] = 1.0 / config.pooled_tokens
+def mean_weights(tokens: range, count: int, dtype: Any) -> Array:
+    """Weight of every one of `count` tokens in a mean, (1, count): w of the derivation."""
+    weight = np.zeros((1, count), dtype)
+    weight[0, tokens.start : tokens.stop] = 1.0 / len(tokens)
     return weight

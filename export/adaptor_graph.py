@@ -7,6 +7,7 @@ that the device computes: other runtimes have fast operators for it, and the two
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,14 +64,25 @@ def emit_adaptor(
     u = emit_decoder(config, codec, writer)
     for index in range(config.blocks):
         u = emit_block(config, parameters, index, u, writer)
-    cls = config.pool == "cls"
-    pooled = writer.mean_tokens(u, 0 if cls else config.prefix_tokens, config.pooled_tokens)
-    weight, bias = parameters["head.norm_weight"], parameters["head.norm_bias"]
-    pooled = writer.layer_norm(pooled, weight, bias, config.norm_eps, "head.norm")
-    logits = writer.linear(
-        pooled, parameters["head.weight"].T, parameters["head.bias"], "head.weight"
-    )
+    logits = emit_head(config, parameters, u, writer)
     writer.output(writer.softmax(logits), PROBABILITIES, (config.classes,))
+
+
+def emit_head(
+    config: AdaptorConfig, parameters: Mapping[str, Array], u: str, writer: Writer
+) -> str:
+    """LayerNorm and a linear layer of each pooled vector; the sum of these is the logits."""
+    parts = []
+    for index, tokens in enumerate(config.pools):
+        name = f"head.{index}" if len(config.pools) > 1 else "head"
+        own = slice(config.embed_dim * index, config.embed_dim * (index + 1))
+        weight, bias = (parameters[f"head.norm_{part}"][own] for part in ("weight", "bias"))
+        pooled = writer.mean_tokens(u, tokens.start, len(tokens))
+        pooled = writer.layer_norm(pooled, weight, bias, config.norm_eps, f"{name}.norm")
+        matrix = parameters["head.weight"][:, own].T
+        added = None if index else parameters["head.bias"]
+        parts.append(writer.linear(pooled, matrix, added, f"{name}.weight"))
+    return reduce(writer.add, parts)
 
 
 def emit_decoder(config: AdaptorConfig, codec: Codec, writer: Writer) -> str:

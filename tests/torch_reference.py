@@ -45,8 +45,13 @@ def adaptor_logits(
         if drop is not None:
             h = h * drop[index][:, None, None]
         u = u + h @ p["blocks.out"][index]
-    pooled = u[:, 0] if config.pool == "cls" else u[:, config.prefix_tokens :].mean(dim=1)
-    pooled = functional.layer_norm(
-        pooled, (d,), p["head.norm_weight"], p["head.norm_bias"], config.norm_eps
+    found = {"cls": u[:, 0], "mean": u[:, config.prefix_tokens :].mean(dim=1)}
+    pooled = torch.cat(
+        [
+            functional.layer_norm(found[name], (d,), eps=config.norm_eps)
+            for name in config.pool.split("+")
+        ],
+        1,
     )
+    pooled = pooled * p["head.norm_weight"] + p["head.norm_bias"]
     return pooled @ p["head.weight"].T + p["head.bias"]

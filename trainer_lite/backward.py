@@ -23,20 +23,20 @@ class BackwardPass:
     """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
 
     Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
-    are left in `stream_gradient` (B, d), which is g of the derivation. It ends there where no
-    blocks are trained.
+    are left in `stream_gradient` (B, d a pooled vector), which is g of the derivation. It ends there
+    where no blocks are trained.
     """
 
     def __init__(self, forward: ForwardPass, workspace: Workspace, sums: TokenSums):
         self.forward, self.workspace, self.sums = forward, workspace, sums
         config, images = sums.config, forward.images
-        d, r, depth = config.embed_dim, config.rank, config.blocks
         t, c = images * config.tokens, config.product_rows
         self.dlogits = workspace.array("dlogits", (images, config.classes))
-        self.dhead_input = workspace.array("head.dinput", (images, d))
-        self.stream_gradient = workspace.array("head.g", (images, d))
+        self.dhead_input = workspace.array("head.dinput", (images, config.head_dim))
+        self.stream_gradient = workspace.array("head.g", (images, config.head_dim))
         self.e = workspace.array("e", (c, t))  # dP rows and -C H rows, laid out as x
-        self.pooled_dh = workspace.array("pooled_dh", (depth * r, images))
+        pooled = (config.blocks * config.rank, images * len(config.pools))
+        self.pooled_dh = workspace.array("pooled_dh", pooled)
         self.later_c = workspace.array("later_c", (t,))  # C_l: sum of c over the blocks after l
 
     def emit(self, program: Program) -> None:
@@ -62,12 +62,13 @@ class BackwardPass:
         """Back through linear and LayerNorm to g, the gradient of the pooled stream."""
         forward, config = self.forward, self.sums.config
         parameters = forward.weights.parameters
-        images, d = self.stream_gradient.shape
-        g, work = self.stream_gradient, self.workspace.array("pooled", (images, d))
-        mean = self.workspace.array("head.mean", (images, 1))
+        g = self.stream_gradient
         program.emit(np.matmul, self.dlogits, parameters["head.weight"], self.dhead_input)
         program.emit(np.multiply, self.dhead_input, parameters["head.norm_weight"], g)
-        program.emit(layer_norm_backward, g, forward.normed_pool, forward.head_rstd, mean, work)
+        g, normed = (array.reshape(-1, config.embed_dim) for array in (g, forward.normed_pool))
+        work = self.workspace.array("pooled", g.shape)
+        mean = self.workspace.array("head.mean", (len(g), 1))
+        program.emit(layer_norm_backward, g, normed, forward.head_rstd, mean, work)
         if config.blocks:
             program.emit(np.matmul, forward.weights.u, g.T, self.pooled_dh)
 
@@ -86,13 +87,12 @@ class BackwardPass:
         else:
             program.emit(ops.fill, dh, 0.0)
         by_token = dh.reshape(r, images, n)
-        head = self.pooled_dh[own]
-        if config.pool == "cls":
-            program.emit(np.add, by_token[:, :, 0], head, by_token[:, :, 0])
-        else:
-            program.emit(np.multiply, head, 1.0 / config.pooled_tokens, head)
-            patches = by_token[:, :, config.prefix_tokens :]
-            program.emit(np.add, patches, head[:, :, None], patches)
+        for part, tokens in enumerate(config.pools):
+            head = self.pooled_dh[own].reshape(r, images, -1)[:, :, part : part + 1]
+            if len(tokens) > 1:
+                program.emit(np.multiply, head, 1.0 / len(tokens), head)
+            pooled = by_token[:, :, tokens.start : tokens.stop]
+            program.emit(np.add, pooled, head, pooled)
         return dh
 
     def _emit_attention(self, program: Program, block: BlockBuffers, dh: Array) -> Array:

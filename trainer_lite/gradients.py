@@ -78,7 +78,8 @@ class GradientAssembly:
         self._emit_mask(program, 4 * r)
         program.emit(np.matmul, self.masked, weights.u, self.product)
         program.emit(np.add, upper, self.product, upper)
-        program.emit(np.matmul, self.head.pooled_h, self.head.g, self.du)
+        g = self.head.g.reshape(-1, config.embed_dim)
+        program.emit(np.matmul, self.head.pooled_h, g, self.du)
         self._emit_add_du(program)
         program.emit(centre_rows, self.dfused, self.row_mean)
 

@@ -123,4 +123,6 @@ class Tile:
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
         head.g[part] = backward.stream_gradient
-        head.pooled_h[:, part] = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone
+        pools = len(head.config.pools)
+        pooled_h = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone
+        head.pooled_h[:, part.start * pools : part.stop * pools] = pooled_h

@@ -53,10 +53,10 @@ OPTIONS = [
     click.option("--heads", default=1, show_default=True, help="Heads; rank must divide by it."),
     click.option(
         "--pool",
-        type=click.Choice(["mean", "cls"]),
+        type=click.Choice(["mean", "cls", "cls+mean"]),
         default="mean",
         show_default=True,
-        help="What the head sees: the mean of the patch tokens, or the class token.",
+        help="What the head sees: the mean of the patch tokens, the class token, or both.",
     ),
     click.option(
         "--kind",

@@ -49,17 +49,18 @@ class TokenSums:
 class HeadFactors:
     """Image by image, what the head's gradients are products of.
 
-    logits, dlogits (batch, K), normed, g (batch, d), and pooled_h (Lr, batch).
+    With P pooled vectors an image: logits, dlogits (batch, K), normed, g (batch, P d), and pooled_h
+    (Lr, batch P).
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
         self.config = config
-        d, lr = config.embed_dim, config.blocks * config.rank
+        d, lr = config.head_dim, config.blocks * config.rank
         self.logits = workspace.array("head.logits", (batch, config.classes))
         self.dlogits = workspace.array("head.dlogits", (batch, config.classes))
         self.normed = workspace.array("head.batch_normed", (batch, d))
         self.g = workspace.array("head.batch_g", (batch, d))
-        self.pooled_h = workspace.array("head.batch_pooled_h", (lr, batch))
+        self.pooled_h = workspace.array("head.batch_pooled_h", (lr, batch * len(config.pools)))
 
     @property
     def all(self) -> tuple[Array, ...]:

@@ -12,7 +12,7 @@ from tests.problems import config_of, random_parameters
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"kind": "mlp"}, "kind must be one of attention, linear, not 'mlp'"),
-    "pool": ({"pool": "max"}, "pool must be one of mean, cls, not 'max'"),
+    "pool": ({"pool": "max"}, "pool must be one of mean, cls, cls.mean, not 'max'"),
     "no tokens": ({"tokens": 0, "prefix_tokens": 0}, "at least one patch token is needed"),
     "only prefix tokens": ({"tokens": 3, "prefix_tokens": 3}, "at least one patch token"),
     "negative prefix": ({"prefix_tokens": -1}, "cannot be trained on"),
@@ -100,6 +100,6 @@ def test_a_linear_probe_has_the_head_alone() -> None:
     assert (config.parameter_count(), config.product_rows) == (5 * 24 + 24 + 24 + 5, 0)
 
 
-@pytest.mark.parametrize(("pool", "expected"), [("mean", 9), ("cls", 1)])
-def test_pooling_leaves_prefix_tokens_out(pool: str, expected: int) -> None:
-    assert config_of(pool=pool).pooled_tokens == expected
+@pytest.mark.parametrize(("pool", "expected"), [("mean", [9]), ("cls", [1]), ("cls+mean", [1, 9])])
+def test_pooling_leaves_prefix_tokens_out(pool: str, expected: list[int]) -> None:
+    assert [len(tokens) for tokens in config_of(pool=pool).pools] == expected

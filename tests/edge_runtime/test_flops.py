@@ -32,15 +32,16 @@ def closed_form(config: Any, batch: int) -> int:
     wide = 2 * d * c
     mixed = c * lr
     attention = depth * heads * n * ((2 * e + 1) + (4 * e + 1 + 0))
-    pool = (d if config.pool == "mean" else 0) + (lr if config.pool == "mean" else 0)
+    pool, pooled = (d + lr) * ("mean" in config.pool), len(config.pool.split("+"))
     tokens = t * (wide + before + gram + later + mixed + attention + pool)
-    images = batch * (lr * d + k * d) + batch * (k * d + lr * d)
+    images = 2 * batch * pooled * (lr * d + k * d)
     refresh = lr * 4 * lr * d + depth * 3 * r * d
-    assembly = batch * k * d + k * d + c * lr * d + lr * c * d + lr * batch * d + depth * 3 * r * d
+    head = pooled * (batch * k * d + k * d + lr * batch * d)
+    assembly = head + c * lr * d + lr * c * d + depth * 3 * r * d
     return tokens + images + refresh + assembly
 
 
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "cls+mean"])
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_a_step_multiplies_what_the_closed_form_says(blocks: int, heads: int, pool: str) -> None:
@@ -54,7 +55,7 @@ def test_a_step_multiplies_what_the_closed_form_says(blocks: int, heads: int, po
     assert plan.macs == closed_form(config, 4)
 
 
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "cls+mean"])
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_inference_multiplies_what_the_closed_form_says(blocks: int, heads: int, pool: str) -> None:
@@ -65,7 +66,7 @@ def test_inference_multiplies_what_the_closed_form_says(blocks: int, heads: int,
     found = program_macs(predictor.tile)
     pooled = config.tokens * (config.embed_dim + config.rank * config.blocks)
     assert found == 2 * forward_macs(config)
-    assert forward_macs(config) > (pooled if pool == "mean" else 0)
+    assert forward_macs(config) > (0 if pool == "cls" else pooled)
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,14 @@ Array = np.ndarray[Any, Any]
 CASES: dict[str, dict[str, Any]] = {
     "one block": {"blocks": 1},
     "four blocks, two heads": {"blocks": 4, "heads": 2},
+    "class token and mean": {"blocks": 3, "pool": "cls+mean", "prefix_tokens": 2},
     "class token": {"blocks": 3, "pool": "cls", "prefix_tokens": 3},
     "no prefix tokens": {"prefix_tokens": 0},
     "rank 1": {"rank": 1},
     "rank as wide as the features": {"rank": 24, "heads": 4},
     "a single token": {"tokens": 1, "prefix_tokens": 0},
     "linear": {"kind": "linear"},
+    "linear, both": {"kind": "linear", "pool": "cls+mean"},
     "linear, class token": {"kind": "linear", "pool": "cls"},
 }
 
@@ -59,8 +61,9 @@ def reference_logits(config: AdaptorConfig, parameters: Mapping[str, Array], z: 
         attention = softmax(q @ k.swapaxes(2, 3) / np.sqrt(config.head_rank))
         h = (attention @ v).swapaxes(1, 2).reshape(images, n, config.rank)
         u = u + h @ p["blocks.out"][index]
-    pooled = u[:, 0] if config.pool == "cls" else u[:, config.prefix_tokens :].mean(axis=1)
-    normed = layer_norm(pooled, p["head.norm_weight"], p["head.norm_bias"], config.norm_eps)
+    found = {"cls": u[:, 0], "mean": u[:, config.prefix_tokens :].mean(axis=1)}
+    parts = [layer_norm(found[name], 1.0, 0.0, config.norm_eps) for name in config.pool.split("+")]
+    normed = np.concatenate(parts, 1) * p["head.norm_weight"] + p["head.norm_bias"]
     logits: Array = normed @ p["head.weight"].T + p["head.bias"]
     return logits
 

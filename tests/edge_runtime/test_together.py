@@ -15,7 +15,7 @@ from tests.problems import config_of, problem_of, random_parameters
 
 SHAPES: list[dict[str, Any]] = [
     {},
-    {"rank": 6, "heads": 3, "pool": "cls", "input_rms": 1.3, "classes": 3},
+    {"rank": 6, "heads": 3, "pool": "cls+mean", "input_rms": 1.3, "classes": 3},
     {"kind": "linear"},
     {"blocks": 3, "norm_eps": 1e-4},
 ]

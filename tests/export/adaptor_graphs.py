@@ -14,6 +14,7 @@ from tests.problems import config_of, random_parameters
 KINDS: dict[str, dict[str, Any]] = {
     "mean": {},
     "cls": {"pool": "cls"},
+    "cls+mean": {"pool": "cls+mean"},
     "two heads": {"heads": 2},
     "no prefix tokens": {"prefix_tokens": 0},
     "one block": {"blocks": 1},

@@ -20,6 +20,7 @@ from trainer_lite.step import TrainingStep
 CASES: dict[str, dict[str, Any]] = {
     "mean": {"blocks": 3, "heads": 2},
     "cls": {"blocks": 2, "pool": "cls"},
+    "cls and mean": {"blocks": 2, "pool": "cls+mean"},
     "one block": {"blocks": 1},
     "linear": {"kind": "linear"},
 }

@@ -13,6 +13,7 @@ from tests.problems import config_of, problem_of, random_parameters, step_of, us
 CASES: dict[str, dict[str, Any]] = {
     "mean, three blocks": {"blocks": 3},
     "cls, two heads": {"pool": "cls", "heads": 2},
+    "cls and mean": {"pool": "cls+mean", "prefix_tokens": 2},
     "linear": {"kind": "linear"},
 }
 

@@ -18,6 +18,8 @@ from trainer_lite.parameters import ParameterSet  # noqa: E402
 CASES: dict[str, dict[str, Any]] = {
     "one block, mean": {"blocks": 1},
     "one block, cls": {"blocks": 1, "pool": "cls"},
+    "cls and mean": {"blocks": 3, "pool": "cls+mean", "prefix_tokens": 2},
+    "linear, cls and mean": {"kind": "linear", "pool": "cls+mean"},
     "two blocks": {},
     "two heads": {"heads": 2, "blocks": 3},
     "four heads, cls": {"heads": 4, "blocks": 3, "pool": "cls"},

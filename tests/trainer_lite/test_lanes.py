@@ -32,7 +32,9 @@ def gradients_of(lanes: int, tile: int, dtype: Any, rows: int = 7, **changes: An
     return outcome, {name: gradient.copy() for name, gradient in step.gradients.items()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"heads": 2, "pool": "cls"}, {"kind": "linear"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"heads": 2, "pool": "cls+mean"}, {"kind": "linear"}], ids=str
+)
 @pytest.mark.parametrize("lanes", [2, 3, 9])
 @pytest.mark.parametrize("tile", [1, 2, 4])
 def test_lanes_add_up_to_the_same_gradient(lanes: int, tile: int, changes: Any) -> None:

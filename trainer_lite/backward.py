@@ -23,7 +23,7 @@ class BackwardPass:
     """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
 
     Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
-    are left in `stream_gradient` (B, d a pooled vector), which is g of the derivation. It ends there
+    are left in `stream_gradient`, g of the derivation, d wide for each pooled vector. It ends there
     where no blocks are trained.
     """
 

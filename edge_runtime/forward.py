@@ -108,6 +108,10 @@ class ForwardPass:
         """Takes up z fused^T, (T, C): the one product that reads the features; and their norms."""
         program.emit(np.multiply, x_rows, 1.0 / self.config.input_rms, x_rows)
         program.emit(np.copyto, self.x, x_rows.T)  # old numpy buffers what it also transposes
+        self.emit_norms(program, norms)
+
+    def emit_norms(self, program: Program, norms: Array) -> None:
+        """Takes up the features' norms; the stream's are made of them in place."""
         program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
 
     def emit_after_product(self, program: Program) -> None:

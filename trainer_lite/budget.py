@@ -166,10 +166,7 @@ class Planner:
         What BLAS takes it keeps. So products of this tile are measured only where the rest keeps
         to the budget, and what earlier measurements left behind counts in every later plan.
         """
-        parameters = ParameterSet(self.adaptor)
-        workspace = Workspace()
-        weights = FusedWeights(self.adaptor, parameters.values, workspace)
-        step = plan_step(weights, self.source, self.shape(tile, lanes))
+        step, parameter_bytes, weights_bytes = self._planned(self.shape(tile, lanes))
         gc.collect()  # what was planned on is to go before the run
         rows, batch = len(self.source.labels), self.training.batch_size
         tiles = sizes(tile, [batch, rows % batch])
@@ -182,15 +179,27 @@ class Planner:
             step=step,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
-            parameter_bytes=self.vectors * parameters.flat.nbytes,
-            weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
+            parameter_bytes=parameter_bytes,
+            weights_bytes=weights_bytes,
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan
-        self._blas_bytes += blas_bytes(self.adaptor, tile, lanes)
+        self._blas_bytes += self._blas(tile, lanes)
         return replace(plan, blas_bytes=self._blas_bytes)
+
+    def _planned(self, shape: StepShape) -> tuple[StepPlan, int, int]:
+        """The step; bytes of vectors as long as the parameters, and of the fused weights."""
+        parameters = ParameterSet(self.adaptor)
+        workspace = Workspace()
+        weights = FusedWeights(self.adaptor, parameters.values, workspace)
+        step = plan_step(weights, self.source, shape)
+        return step, self.vectors * parameters.flat.nbytes, workspace.nbytes
+
+    def _blas(self, tile: int, lanes: int) -> int:
+        """What BLAS takes for products of this tile, measured."""
+        return blas_bytes(self.adaptor, tile, lanes)
 
 
 def sizes(tile: int, totals: Sequence[int]) -> set[int]:

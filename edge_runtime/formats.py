@@ -25,6 +25,7 @@ GRAPH = "edgetune.graph"
 RUN = "edgetune.run"
 BOARD = "edgetune.board"
 CHECKPOINT = "edgetune.checkpoint"
+SWEEP = "edgetune.sweep"
 VERSION = 1
 MANIFEST = "manifest.json"
 FOLDERS = {BACKBONE: ("backbone", "export"), FEATURES: ("feature", "extract")}

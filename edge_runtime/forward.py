@@ -114,8 +114,11 @@ class ForwardPass:
         """Takes up the features' norms; the stream's are made of them in place."""
         program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
 
-    def emit_after_product(self, program: Program) -> None:
-        """Appends all that follows from x and norms."""
+    def emit_after_product(self, program: Program, pooled_z: Array | None = None) -> None:
+        """Appends all that follows from x and norms.
+
+        `pooled_z` is what `emit_pool` gave, where it was taken already.
+        """
         for index, block in enumerate(self.blocks):
             program.section(f"forward: block {index}, q k v")
             self._emit_projection(program, index, block)
@@ -125,7 +128,10 @@ class ForwardPass:
                 program.section(f"forward: block {index}, norm of the stream")
                 self._emit_stream_norm(program, index, block)
         program.section("forward: head")
-        self._emit_head(program)
+        if pooled_z is None:
+            pooled_z = self.workspace.array("pooled", self.head_input.shape)
+            self.emit_pool(program, pooled_z)
+        self._emit_head(program, pooled_z)
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
         """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""
@@ -179,26 +185,32 @@ class ForwardPass:
         program.emit(np.add, self.norms, added, self.norms)
         program.emit(ops.clamp_at_zero, self.norms)
 
-    def _emit_head(self, program: Program) -> None:
-        """Pool the stream, LayerNorm, linear to the classes."""
-        config, parameters = self.config, self.weights.parameters
-        images, n, d = self.images, config.tokens, config.embed_dim
-        pooled = self.workspace.array("pooled", (images, d))
-        z = self.z.reshape(images, n, d)
-        h = self.h.reshape(-1, images, n)
+    def emit_pool(self, program: Program, pooled_z: Array) -> None:
+        """Pools z over input_rms, (B, d)."""
+        config = self.config
+        z = self.z.reshape(self.images, config.tokens, config.embed_dim)
         if config.pool == "cls":
-            program.emit(np.multiply, z[:, 0], 1.0 / config.input_rms, pooled)
-            if config.blocks:
-                program.emit(np.copyto, self.pooled_h, h[:, :, 0])
+            program.emit(np.multiply, z[:, 0], 1.0 / config.input_rms, pooled_z)
         else:
             weight = pool_weights(config, self.z.dtype)
-            program.emit(np.matmul, weight / config.input_rms, z, pooled[:, None])
-            if config.blocks:
-                program.emit(np.matmul, h, weight[0], self.pooled_h)
+            program.emit(np.matmul, weight / config.input_rms, z, pooled_z[:, None])
+
+    def _emit_head(self, program: Program, pooled: Array) -> None:
+        """Pool the stream, of which z is pooled, LayerNorm, linear to the classes."""
+        config, parameters = self.config, self.weights.parameters
+        images, d = pooled.shape
         if config.blocks:
+            h = self.h.reshape(-1, images, config.tokens)
+            if config.pool == "cls":
+                program.emit(np.copyto, self.pooled_h, h[:, :, 0])
+            else:
+                weight = pool_weights(config, self.z.dtype)
+                program.emit(np.matmul, h, weight[0], self.pooled_h)
             added = self.workspace.array("pooled_added", (images, d))
+            stream = self.workspace.array("pooled", (images, d))
             program.emit(np.matmul, self.pooled_h.T, self.weights.u, added)
-            program.emit(np.add, pooled, added, pooled)
+            program.emit(np.add, pooled, added, stream)
+            pooled = stream
         program.emit(ops.layer_norm, pooled, config.norm_eps, self.head_rstd, self.normed_pool)
         head_input = self.head_input
         program.emit(np.multiply, self.normed_pool, parameters["head.norm_weight"], head_input)

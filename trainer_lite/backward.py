@@ -40,14 +40,6 @@ class BackwardPass:
 
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
-        self.emit_before_products(program)
-        if self.forward.config.blocks:
-            program.section("backward: product with the features")
-            self._emit_product_with_z(program)
-            self.emit_product_with_h(program)
-
-    def emit_before_products(self, program: Program) -> None:
-        """Appends all that leads to e."""
         config = self.forward.config
         program.section("backward: head")
         self._emit_head(program)
@@ -62,6 +54,8 @@ class BackwardPass:
             dqkv = self._emit_attention(program, block, dh)
             program.section(f"backward: block {index}, q k v")
             self._emit_projection(program, index, block, dqkv)
+        program.section("backward: product with the features")
+        self._emit_products(program)
 
     def _emit_head(self, program: Program) -> None:
         """Back through linear and LayerNorm to g, the gradient of the pooled stream."""
@@ -158,19 +152,15 @@ class BackwardPass:
         program.emit(np.multiply, before.h, self.later_c, e_u)
         program.emit(np.negative, e_u, e_u)
 
-    def _emit_product_with_z(self, program: Program) -> None:
-        """The product with the features, e z."""
-        total = self.sums.dright
-        dright = self.workspace.array("dright_tile", total.shape)
-        program.emit(np.matmul, self.e, self.forward.z, dright)
-        program.emit(np.add, total, dright, total)
-
-    def emit_product_with_h(self, program: Program) -> None:
-        """The small product, e H^T."""
-        total = self.sums.mixed
-        mixed = self.workspace.array("mixed_tile", total.shape)
-        program.emit(np.matmul, self.e, self.forward.h.T, mixed)
-        program.emit(np.add, total, mixed, total)
+    def _emit_products(self, program: Program) -> None:
+        """The product with the features, e z, and the small one with H."""
+        sums, forward = self.sums, self.forward
+        dright = self.workspace.array("dright_tile", sums.dright.shape)
+        program.emit(np.matmul, self.e, forward.z, dright)
+        program.emit(np.add, sums.dright, dright, sums.dright)
+        mixed = self.workspace.array("mixed_tile", sums.mixed.shape)
+        program.emit(np.matmul, self.e, forward.h.T, mixed)
+        program.emit(np.add, sums.mixed, mixed, sums.mixed)
 
 
 @ops.elementwise(passes=7)

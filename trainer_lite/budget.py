@@ -144,6 +144,14 @@ class Planner:
         self._blas_bytes = 0
 
     @property
+    def advice(self) -> str:
+        """What needs less, for people."""
+        return (
+            "a lower --rank, --blocks or --batch-size, or features extracted with --codec int8, "
+            "need less"
+        )
+
+    @property
     def largest_tile(self) -> int:
         """The fastest tile; no more helps."""
         return fastest_tile(self.adaptor.tokens, self.training.batch_size, self.threads)
@@ -223,8 +231,7 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
     raise BudgetError(
         f"a memory budget of {mebibytes(budget)} cannot be kept: the least is "
         f"{mebibytes(plan.budget_bytes)}, of which {mebibytes(plan.baseline_bytes)} "
-        f"are the interpreter, numpy and the data's labels; a lower --rank, --blocks or "
-        f"--batch-size, or features extracted with --codec int8, need less"
+        f"are the interpreter, numpy and the data's labels; {planner.advice}"
     )
 
 
@@ -285,10 +292,13 @@ def check_budget(budget: int | None) -> None:
         )
 
 
-def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1) -> int:
-    """Resident bytes that BLAS keeps for itself after products of the run's shapes, in lanes."""
+def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1, rows: int = 0) -> int:
+    """Resident bytes that BLAS keeps for itself after products of the run's shapes, in lanes.
+
+    `rows` is how many a product has that is wider than one adaptor's.
+    """
     t = min(images * config.tokens, BLAS_ROWS)
-    d, c = config.embed_dim, max(config.product_rows, config.classes)
+    d, c = config.embed_dim, max(config.product_rows, config.classes, rows)
     before = rss_bytes()
     side_by_side([(multiply, t, d, c)] * lanes)
     return max(0, rss_bytes() - before)

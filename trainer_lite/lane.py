@@ -138,19 +138,15 @@ class Pass:
     def emit(self, program: Program) -> None:
         """Appends all of it."""
         self.forward.emit(program)
-        self.emit_loss(program)
-        self.backward.emit(program)
-        self.emit_collect(program)
+        self.emit_after_forward(program)
 
-    def emit_loss(self, program: Program) -> None:
-        """Appends the gradient of the loss."""
-        program.section("loss: cross-entropy")
-        program.emit(self._loss, uses=(self.forward.logits, self.backward.dlogits))
-
-    def emit_collect(self, program: Program) -> None:
-        """Appends what keeps the head's factors."""
-        program.section("gradients: keep the head's factors")
+    def emit_after_forward(self, program: Program) -> None:
+        """Appends all that follows from the logits."""
         forward, backward = self.forward, self.backward
+        program.section("loss: cross-entropy")
+        program.emit(self._loss, uses=(forward.logits, backward.dlogits))
+        backward.emit(program)
+        program.section("gradients: keep the head's factors")
         made = (forward.logits, backward.dlogits, forward.normed_pool, backward.stream_gradient)
         program.emit(self._collect, uses=(*made, forward.pooled_h, *self.head.all))
 
@@ -176,7 +172,9 @@ class Tile:
 
     def __init__(self, lane: Lane, images: int):
         config, workspace = lane.weights.config, lane.workspace
-        self.reading = Reading(config, lane.source, workspace, images, drop_path=lane.drop_path)
+        self.reading = Reading(
+            config, lane.source, workspace, images, drop_path=bool(lane.drop_path)
+        )
         drop = self.reading.drop
         self.work = Pass(
             lane.weights,

@@ -5,20 +5,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from edge_runtime.config import AdaptorConfig
 from trainer_lite.config import TrainConfig
 from trainer_lite.optim import gradient_norm
 from trainer_lite.progress import Progress
-from trainer_lite.step import TrainingStep
 from trainer_lite.stops import NotFiniteError
 
 Array = np.ndarray[Any, Any]
 
 MOST_SKIPPED = 5  # steps in a row, or an epoch's, if that has fewer
 SHOWN_ROWS = 8  # of a batch that is named
+
+
+class Step(Protocol):
+    """What is watched: a training step, or that of one of several that train together."""
+
+    @property
+    def config(self) -> AdaptorConfig: ...
+
+    @property
+    def gradient(self) -> Array: ...
+
+    def run(self, rows: Array, labels: Array, drop: Array | None = None) -> tuple[float, int]: ...
 
 
 class Skips:
@@ -30,7 +42,7 @@ class Skips:
 
     def __init__(
         self,
-        step: TrainingStep,
+        step: Step,
         labels: Array,
         config: TrainConfig,
         progress: Progress,

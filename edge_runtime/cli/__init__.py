@@ -25,6 +25,7 @@ COMMANDS = {
     "pull": "edge_runtime.cli.pull:pull",
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
+    "sweep": "trainer_lite.sweep_cli:sweep",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
     "codecs": "trainer_lite.codecs_cli:codecs",

@@ -52,7 +52,8 @@ def main(
         together.append(whole.seconds / seconds)
         halved.append(half.seconds / seconds)
         click.echo(
-            f"one by one {seconds:.1f} s, together {whole.seconds:.1f} s, halved {half.seconds:.1f} s"
+            f"one by one {seconds:.1f} s, together {whole.seconds:.1f} s, "
+            f"with halving {half.seconds:.1f} s"
         )
     click.echo(f"{len(configs)} runs together / one by one: {spread(together)}")
     click.echo(f"with halving: {spread(halved)}")

@@ -8,9 +8,8 @@ from edge_runtime.program import Array, Program, Workspace
 from edge_runtime.sources import FeatureSource
 from trainer_lite.gradients import GradientAssembly
 from trainer_lite.lane import Batch, Pass, Reading
-from trainer_lite.loss import cross_entropy
 from trainer_lite.members import READ_NORMS, Members, Named, Shared
-from trainer_lite.step import tiles
+from trainer_lite.step import outcome_of, tiles
 from trainer_lite.sums import HeadFactors, TokenSums
 from trainer_lite.threads import side_by_side
 
@@ -37,7 +36,7 @@ class MembersStep:
         drop_path: float = 0.0,
         others: Sequence[Workspace] = (),
     ):
-        self.members, self.source = members, source
+        self.members, self.source, self.workspace = members, source, workspace
         self.tile_images, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
         self.before = Program()
         members.emit_refresh(self.before)
@@ -77,12 +76,11 @@ class MembersStep:
         batch, parts = Batch(rows, labels, drop), tiles(len(rows), self.tile_images)
         count = len(self.lanes)
         side_by_side([(lane.run, batch, parts[i::count]) for i, lane in enumerate(self.lanes)])
-        outcomes = []
-        for head in self.heads:
-            logits = head.logits[: len(labels)]
-            correct = int((logits.argmax(axis=1) == labels).sum())
-            outcomes.append((cross_entropy(logits, labels, self.smoothing), correct))
-        return outcomes
+        return self.outcomes(labels)
+
+    def outcomes(self, labels: Array) -> list[tuple[float, int]]:
+        """(summed loss, images classified rightly) of the batch whose tiles have run."""
+        return [outcome_of(head, labels, self.smoothing) for head in self.heads]
 
     def gradient(self, index: int) -> Array:
         """A member's gradient of the batch that has run, flat; it holds until the next one's."""

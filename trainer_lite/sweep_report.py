@@ -18,12 +18,14 @@ class SweepFiles:
     def __init__(self, folder: Path):
         self.best, self.report = folder / "best.safetensors", folder / "sweep.json"
         self._members: Sequence[Member] = ()
+        self._any_best = False
 
     def on_best(self, adaptor: Adaptor) -> None:
         """Keeps the best so far. A report of another sweep goes before this one's first."""
-        if not self._members:
+        if not self._any_best:
             self.report.unlink(missing_ok=True)
         adaptor.save(self.best)
+        self._any_best = True
 
     def on_epoch(self, members: Sequence[Member]) -> None:
         """Notes who takes part."""
@@ -31,7 +33,7 @@ class SweepFiles:
 
     def stopped(self, why: str) -> str:
         """Writes how far it came; what to add to the message."""
-        if not self._members:
+        if not self._any_best:
             return ""
         self._write({"finished": False, "stopped": why, "members": described(self._members)})
         return f"; the best so far is {self.best}, what was seen {self.report}"

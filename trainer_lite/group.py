@@ -24,7 +24,11 @@ from trainer_lite.stops import NotFiniteError
 
 
 class Room:
-    """What groups run in, one at a time: a step's shape, and memory that each uses again."""
+    """What groups run in, one at a time: a step's shape, and memory that each uses again.
+
+    Args:
+        check_stop: may raise, to stop. between_steps: the same, and where state may be saved.
+    """
 
     def __init__(
         self,
@@ -34,10 +38,12 @@ class Room:
         *,
         memory_budget: int | None,
         check_stop: Callable[[], None],
+        between_steps: Callable[[], None],
         warn: Callable[[str], None],
     ):
         self.source, self.labels, self.shape, self.memory = source, source.labels, shape, memory
-        self.memory_budget, self.check_stop, self.warn = memory_budget, check_stop, warn
+        self.memory_budget, self.warn = memory_budget, warn
+        self.check_stop, self.between_steps = check_stop, between_steps
 
     def build(self, members: Members) -> tuple[MembersStep, list[MembersPredictor]]:
         """A step and its evaluation there; what was built before can no longer be used."""
@@ -56,7 +62,8 @@ class Group:
     """
 
     def __init__(self, members: Sequence[Member], room: Room):
-        self.members, self.room = list(members), room
+        self.members = [member for member in members if member.state is not None]
+        self.room = room
         self.config = members[0].config  # all but the grid's axes is everyone's
         self.epoch_steps = math.ceil(len(room.labels) / self.config.batch_size)
         self.steps = self.config.epochs * self.epoch_steps
@@ -100,12 +107,13 @@ class Group:
             self.leave()
 
     def train_epoch(self, on_step: Callable[[Sequence[Member]], None]) -> None:
-        """One epoch of all members; those that diverge are dropped."""
-        room, config = self.room, self.config
-        epoch = self.members[0].progress.epoch
-        batches = epoch_batches(len(room.labels), config.batch_size, config.seed, epoch)
+        """The steps of this epoch that are still to be done; members that diverge are dropped."""
+        room, config, progress = self.room, self.config, self.members[0].progress
+        done = progress.step - len(progress.history) * self.epoch_steps
+        rows, size, epoch = len(room.labels), config.batch_size, progress.epoch
+        batches = epoch_batches(rows, size, config.seed, epoch, done)
         for batch, following in with_next(batches):
-            room.check_stop()
+            room.between_steps()
             if following is not None:
                 prefetch(room.source, following)
             on_step(self.members)
@@ -113,7 +121,7 @@ class Group:
             if not self.members:
                 return
             check_budget(room.memory_budget)
-        room.check_stop()
+        room.between_steps()
         self._without_failed(self.members, lambda skips: skips.check())
 
     def evaluate(self, source: FeatureSource) -> None:

@@ -47,6 +47,12 @@ class Member:
         """Ends this run, and gives its vectors back."""
         self.state, self.ended, self.diverged = None, why, diverged
 
+    def go_on(self, progress: Progress) -> None:
+        """Stands where an earlier process stood; its vectors are read into the state."""
+        state = self.alive
+        self.progress = state.progress = progress
+        state.optimiser.steps = progress.updates
+
     def take_gradient(self, gradient: Array) -> None:
         """Where the gradient is from now on."""
         self.alive.optimiser.gradient = gradient

@@ -16,7 +16,7 @@ from edge_runtime.cli.common import (
     say,
     set_blas_threads,
 )
-from trainer_lite.options import sweep_options
+from trainer_lite.options import every_option, sweep_options
 
 
 @click.command()
@@ -24,6 +24,8 @@ from trainer_lite.options import sweep_options
 @click.option("--out", required=True, type=PATH, help="The folder to write to.")
 @sweep_options
 @click.option("--no-halving", is_flag=True, help="Train every run to its end.")
+@every_option
+@click.option("--resume", is_flag=True, help="Go on with a sweep that was stopped in OUT.")
 @force_option
 @json_option
 def sweep(
@@ -34,6 +36,8 @@ def sweep(
     seed: list[int],
     weight_decay: list[float],
     no_halving: bool,
+    every: tuple[int | None, float | None] | None,
+    resume: bool,
     threads: int,
     memory_budget: int | None,
     force: bool,
@@ -50,24 +54,26 @@ def sweep(
 
     OUT/best.safetensors is the best adaptor, at the epoch that did best on val, from the moment it
     is known; OUT/sweep.json has every run. Only the best is tried on the test split, once, at the
-    end. A sweep that is stopped leaves both files, as they are then; it cannot be resumed.
+    end. A sweep that was killed goes on when the same command is given again with --resume, and
+    ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at once.
 
     \b
-    Example:
+    Examples:
       edgetune sweep features --out swept --lr 1e-3,3e-3 --rank 4,8 --weight-decay 0.05,1
+      edgetune sweep features --out swept --lr 1e-3,3e-3,1e-2 --seed 0,1 --no-halving --resume
     """
     set_blas_threads()
-    from edge_runtime.atomic import refuse_unwritable
     from edge_runtime.features import FeatureFolder
+    from trainer_lite.checkpoint import Checkpoints, Every
     from trainer_lite.config import TrainConfig
     from trainer_lite.signals import StopRequest
     from trainer_lite.stops import StoppedError
     from trainer_lite.sweep import Sweep
     from trainer_lite.sweep_report import SweepFiles, table
+    from trainer_lite.sweep_state import SweepProgress
 
     files = SweepFiles(out)
-    for path in (files.best, files.report):
-        refuse_unwritable(path, force=force)
+    files.refuse(force=force)
     axes: dict[str, list[Any]] = {"rank": rank, "seed": seed, "weight_decay": weight_decay}
     if lr is not None:
         axes = {"lr": lr, **axes}
@@ -82,6 +88,15 @@ def sweep(
         on_warning=say,
         memory_budget=memory_budget,
         threads=threads,
+        checkpoints=Checkpoints(
+            out,
+            Every(*(every or ())),
+            resume=resume,
+            force=force,
+            warn=say,
+            kind=SweepProgress,
+            option="--out",
+        ),
     )
     steps = runs.member_epochs * -(-folder.split("train").rows // config.batch_size)
     with StopRequest() as requested, progress("sweeping", steps) as advance:
@@ -89,12 +104,14 @@ def sweep(
         try:
             result = runs.fit(folder)
         except StoppedError as error:
-            kept = files.stopped(str(error))
+            kept = files.stopped(error)
             if not requested():
                 raise type(error)(f"{error}{kept}") from None
             say(f"{error}{kept}")
             click.get_current_context().exit(requested.exit_code)
     content = files.finished(result)
+    assert runs.checkpoints is not None
+    runs.checkpoints.clear()
     if as_json:
         emit_json({"adaptor": str(files.best), "memory_budget_bytes": memory_budget, **content})
         return

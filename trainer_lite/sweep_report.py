@@ -8,7 +8,10 @@ from typing import Any
 
 from edge_runtime import formats
 from edge_runtime.adaptor import Adaptor
+from edge_runtime.atomic import refuse_unwritable
+from trainer_lite.checkpoint import NAMES
 from trainer_lite.member import Member
+from trainer_lite.stops import StoppedError
 from trainer_lite.sweep import SweepResult
 
 
@@ -31,12 +34,21 @@ class SweepFiles:
         """Notes who takes part."""
         self._members = members
 
-    def stopped(self, why: str) -> str:
+    def refuse(self, *, force: bool) -> None:
+        """Says before the work begins that they could not be written. Where there is a checkpoint,
+        it is that which is refused or replaced, and they go with it."""
+        saved = any((self.best.parent / name).exists() for name in NAMES)
+        for path in (self.best, self.report):
+            refuse_unwritable(path, force=force or saved)
+
+    def stopped(self, error: StoppedError) -> str:
         """Writes how far it came; what to add to the message."""
+        more = "; --resume goes on" if error.saved else ""
         if not self._any_best:
-            return ""
-        self._write({"finished": False, "stopped": why, "members": described(self._members)})
-        return f"; the best so far is {self.best}, what was seen {self.report}"
+            return more
+        members = described(self._members)
+        self._write({"finished": False, "stopped": str(error), "members": members})
+        return f"; the best so far is {self.best}, what was seen {self.report}{more}"
 
     def finished(self, result: SweepResult) -> formats.Json:
         """Writes the report of a finished sweep; returns it."""

@@ -53,4 +53,4 @@ def test_members_are_ranked_by_their_best_epoch_then_the_last_then_the_loss() ->
         history(0.1, 0.8, 0.8, 0.7),
         history(0.2, 0.8, 0.8, 0.7),
     ]
-    assert sorted(reversed(ranked), key=score, reverse=True) == ranked
+    assert sorted([*ranked[1:], ranked[0]], key=score, reverse=True) == ranked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 
 from edge_runtime.adaptor import Adaptor
-from edge_runtime.errors import BudgetError, ConfigError
+from edge_runtime.errors import BudgetError, ConfigError, MismatchError
 from edge_runtime.features import FeatureFolder
 from tests.feature_folders import write_features
+from trainer_lite.checkpoint import Checkpoints, Every
 from trainer_lite.config import TrainConfig
 from trainer_lite.halving import score
 from trainer_lite.reports import TrainResult
 from trainer_lite.stops import InterruptedRunError, NotFiniteError
 from trainer_lite.sweep import Sweep, SweepResult
+from trainer_lite.sweep_state import SweepProgress
 from trainer_lite.trainer import Trainer
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, blocks=2, drop_path=0.1, clip_norm=1.0)
@@ -52,9 +55,7 @@ def test_every_member_is_its_single_run(
     assert len({tuple(vals(single)) for single in singles}) > 4  # else this would show nothing
     for member, single in zip(result.members, singles):
         assert vals(member.progress) == vals(single), member.name
-        losses = [report.train_loss for report in single.history]
-        found = [report.train_loss for report in member.progress.history]
-        assert found == pytest.approx(losses, rel=1e-5), member.name
+        assert losses(member.progress) == pytest.approx(losses(single), rel=1e-5), member.name
         assert member.ended is None
 
 
@@ -144,13 +145,48 @@ def test_more_members_are_planned_to_take_more(folder: FeatureFolder) -> None:
 
 def test_a_stop_ends_it_between_steps(folder: FeatureFolder) -> None:
     steps: list[int] = []
-    with pytest.raises(InterruptedRunError, match="starts again"):
+    with pytest.raises(InterruptedRunError, match="stopped after 12 steps"):
         sweep(
             folder,
             on_step=lambda count, note: steps.append(count),
             stop_requested=lambda: len(steps) == 3,
         )
     assert len(steps) == 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sweep_that_is_stopped_again_and_again_ends_with_the_same_bytes(
+    threads: int, folder: FeatureFolder, tmp_path: Path
+) -> None:
+    axes = {"lr": [1e-3, 1e30, 3e-2], "rank": [2, 4], "seed": [0, 1]}
+    expected, found, stops = sweep(folder, axes, threads=threads), None, 0
+    while found is None:
+        runs = Sweep(CONFIG, axes, threads=threads)
+        runs.checkpoints = Checkpoints(tmp_path, Every(steps=40), resume=True, kind=SweepProgress)
+        asked = itertools.count()
+        runs.stop_requested = lambda at=17 + stops, asked=asked: next(asked) > at
+        try:
+            found = runs.fit(folder)
+        except InterruptedRunError as error:
+            stops += error.saved
+    assert stops > 3
+    for one, other in zip(found.members, expected.members):
+        assert (one.ended, one.diverged) == (other.ended, other.diverged)
+        assert losses(one.progress) == losses(other.progress)
+        assert vals(one.progress) == vals(other.progress)
+    assert found.winner.index == expected.winner.index
+    assert found.test is not None and expected.test is not None
+    assert found.test.accuracy == expected.test.accuracy
+    for name, array in expected.best.parameters.items():
+        np.testing.assert_array_equal(found.best.parameters[name], array)
+    other = Sweep(CONFIG, {**axes, "rank": [2]})
+    other.checkpoints = Checkpoints(tmp_path, resume=True, kind=SweepProgress)
+    with pytest.raises(MismatchError, match="runs was 12, is 6"):
+        other.fit(folder)
+
+
+def losses(result: Any) -> list[float]:
+    return [report.train_loss for report in result.history]
 
 
 def test_steps_that_were_spared_count_as_done(folder: FeatureFolder) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge_runtime.config import AdaptorConfig
+from trainer_lite.batches import epoch_batches
 from trainer_lite.config import TrainConfig
 from trainer_lite.optim import gradient_norm
 from trainer_lite.progress import Progress
@@ -53,6 +54,11 @@ class Skips:
         self.epoch_steps = math.ceil(len(labels) / config.batch_size)
         self.sound = progress.snapshot()
         self._rows: Array | None = None  # of the last step that was not skipped
+        if progress.updates:  # by an earlier process
+            last = progress.step - progress.skipped_in_a_row - 1
+            epoch, done = last // self.epoch_steps + 1, last % self.epoch_steps
+            rows, size = len(labels), config.batch_size
+            self._rows = next(epoch_batches(rows, size, config.seed, epoch, done))
 
     def passed(self, rows: Array) -> None:
         """Notes a batch that the parameters were updated with."""
@@ -99,9 +105,10 @@ class Skips:
             drop = np.ones((blocks, len(rows)), np.float32)
         loss, _ = self.step.run(rows, self.labels[rows], drop)
         if not (math.isfinite(loss) and math.isfinite(gradient_norm(self.step.gradient))):
+            first = self.progress.step - self.progress.skipped_in_a_row + 1
             raise NotFiniteError(
-                f"loss or gradient stopped being finite at step {self.sound.step + 1}; try a "
-                f"lower --lr (now {self.config.rate:g}) or --clip-norm",
+                f"loss or gradient stopped being finite at step {first}; try a lower "
+                f"--lr (now {self.config.rate:g}) or --clip-norm",
                 learnt=False,
             )
 

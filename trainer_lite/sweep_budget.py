@@ -43,9 +43,10 @@ class SweepPlanner(Planner):
 
     @property
     def advice(self) -> str:
-        return (
-            f"fewer values on a grid of {len(self.group) * self.groups} members, {super().advice}"
-        )
+        count = len(self.group) * self.groups
+        if count == 1:
+            return super().advice
+        return f"fewer values on a grid of {count} members, {super().advice}"
 
     @property
     def largest_tile(self) -> int:

@@ -50,7 +50,8 @@ def sweep(
     combination is a run. All runs of a seed see the same images in the same order and share each
     read, so that together they take less time than one by one; seeds take their turns. Every run
     gives what `edgetune train` gives with its options. As training goes on, the worse half of the
-    runs is dropped again and again, by the best accuracy on val so far.
+    runs is dropped again and again, by the best accuracy on val so far: of 8 runs, after a quarter,
+    half and three quarters of the epochs.
 
     OUT/best.safetensors is the best adaptor, at the epoch that did best on val, from the moment it
     is known; OUT/sweep.json has every run. Only the best is tried on the test split, once, at the

@@ -29,7 +29,7 @@ from trainer_lite.trainer import Trainer
 @click.option("--lr", type=Values(float), default="1e-3,3e-3", show_default=True)
 @click.option("--rank", type=Values(int), default="8", show_default=True)
 @click.option("--weight-decay", type=Values(float), default="0.05,0.2,0.5,1", show_default=True)
-@click.option("--epochs", default=4, show_default=True)
+@click.option("--epochs", default=8, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(
     features: Path,

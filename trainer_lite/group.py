@@ -50,6 +50,7 @@ class Room:
         plan = plan_members(members, self.source, self.shape)
         gc.collect()  # what was planned on
         if not holds(self.memory, plan):  # fewer members need less, but for odd layouts
+            self.memory = ()
             self.memory = lane_memory(plan)
         return build_members(members, self.source, self.shape, plan, self.memory)
 

@@ -2,15 +2,18 @@
 
 python -m benchmarks.sweep features
 
-Start-up (opening, checking, planning) is not counted. Says, too, how far each run of the sweep is
-from the single run with its options, and whether the best that was found is as good.
+Start-up (opening, checking, planning) is not counted. Seconds are the processor's, which other work
+on a shared machine disturbs less, and the clock's. Says, too, how far each run of the sweep is from
+the single run with its options, and whether the best that was found is as good.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,12 +27,28 @@ from trainer_lite.sweep import Sweep, SweepResult
 from trainer_lite.trainer import Trainer
 
 
+class Clocks:
+    """Seconds of the processor and of the clock, from the first step that is reported on."""
+
+    def __init__(self) -> None:
+        self.started: tuple[float, float] | None = None
+
+    def on_step(self, *report: Any) -> None:
+        if self.started is None:
+            self.started = time.process_time(), time.perf_counter()
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        assert self.started is not None
+        return time.process_time() - self.started[0], time.perf_counter() - self.started[1]
+
+
 @click.command()
 @click.argument("features", type=click.Path(path_type=Path))
 @click.option("--lr", type=Values(float), default="1e-3,3e-3", show_default=True)
 @click.option("--rank", type=Values(int), default="8", show_default=True)
 @click.option("--weight-decay", type=Values(float), default="0.05,0.2,0.5,1", show_default=True)
-@click.option("--epochs", default=8, show_default=True)
+@click.option("--epochs", default=20, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(
     features: Path,
@@ -41,30 +60,42 @@ def main(
 ) -> None:
     """Prints medians of the ratios, each with its least and its largest."""
     folder, config = FeatureFolder.open(features), TrainConfig(epochs=epochs)
-    axes = {"lr": lr, "rank": rank, "weight_decay": weight_decay}
+    axes: dict[str, list[Any]] = {"lr": lr, "rank": rank, "weight_decay": weight_decay}
     configs = Sweep(config, axes).configs
-    together, halved = [], []
+    names = ("one by one", "together", "with halving")
+    taken: list[list[tuple[float, float]]] = []
     for _ in range(repeats):
-        singles = [Trainer(one, on_best=lambda adaptor: None).fit(folder) for one in configs]
-        whole = Sweep(config, axes, halving=False).fit(folder)
-        half = Sweep(config, axes).fit(folder)
-        seconds = sum(single.seconds for single in singles)
-        together.append(whole.seconds / seconds)
-        halved.append(half.seconds / seconds)
+        singles, alone = [], []
+        for one in configs:
+            clocks = Clocks()  # a single run reports on its first step when it is done
+            trainer = Trainer(one, on_step=clocks.on_step, on_best=lambda adaptor: None)
+            singles.append(trainer.fit(folder))
+            alone.append(clocks.seconds)
+        whole, seconds = timed(folder, Sweep(config, axes, halving=False))
+        half, halved = timed(folder, Sweep(config, axes))
+        taken.append([(sum(a for a, _ in alone), sum(b for _, b in alone)), seconds, halved])
+        for name, (processor, clock) in zip(names, taken[-1]):
+            click.echo(f"{name:12}  {processor:7.1f} s of the processor, {clock:7.1f} s")
+    for index, name in enumerate(names[1:], 1):
+        ratios = [[turn[index][which] / turn[0][which] for turn in taken] for which in (0, 1)]
         click.echo(
-            f"one by one {seconds:.1f} s, together {whole.seconds:.1f} s, "
-            f"with halving {half.seconds:.1f} s"
+            f"{len(configs)} runs {name} / one by one: {spread(ratios[0])} of the processor's "
+            f"time, {spread(ratios[1])} of the clock's"
         )
-    click.echo(f"{len(configs)} runs together / one by one: {spread(together)}")
-    click.echo(f"with halving: {spread(halved)}")
-    for name, result in (("all", whole), ("halved", half)):
+    for name, result in (("together", whole), ("with halving", half)):
         losses, accuracies = differences(result, singles)
-        click.echo(
-            f"{name}: runs against their single runs: losses differ by at most {losses:.1e} of "
-            f"themselves, accuracies on val by {accuracies:.4f}"
-        )
         found = result.winner.to_json()["best_val_accuracy"]
-        click.echo(f"{name}: best on val {found:.4f}, of single runs {best_of(singles):.4f}")
+        click.echo(
+            f"{name}: a run differs from its single run by at most {losses:.1e} of a loss and "
+            f"{accuracies:.4f} of an accuracy on val; the best is {found:.4f}, of single runs "
+            f"{best_of(singles):.4f}"
+        )
+
+
+def timed(folder: FeatureFolder, sweep: Sweep) -> tuple[SweepResult, tuple[float, float]]:
+    clocks = Clocks()
+    sweep.on_step = clocks.on_step
+    return sweep.fit(folder), clocks.seconds
 
 
 def spread(ratios: list[float]) -> str:

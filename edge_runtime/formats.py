@@ -27,6 +27,7 @@ HISTORY = "edgetune.history"
 BOARD = "edgetune.board"
 CHECKPOINT = "edgetune.checkpoint"
 BASIS = "edgetune.basis"
+SWEEP = "edgetune.sweep"
 VERSION = 1
 MANIFEST = "manifest.json"
 FOLDERS = {BACKBONE: ("backbone", "export"), FEATURES: ("feature", "extract")}

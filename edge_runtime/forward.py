@@ -109,10 +109,17 @@ class ForwardPass:
         """Takes up z fused^T, (T, C): the one product that reads the features; and their norms."""
         program.emit(np.multiply, x_rows, 1.0 / self.config.input_rms, x_rows)
         program.emit(np.copyto, self.x, x_rows.T)  # old numpy buffers what it also transposes
+        self.emit_norms(program, norms)
+
+    def emit_norms(self, program: Program, norms: Array) -> None:
+        """Takes up the features' norms; the stream's are made of them in place."""
         program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
 
-    def emit_after_product(self, program: Program) -> None:
-        """Appends all that follows from x and norms."""
+    def emit_after_product(self, program: Program, pooled_z: Array | None = None) -> None:
+        """Appends all that follows from x and norms.
+
+        `pooled_z` is what `emit_pool` gave, where it was taken already.
+        """
         for index, block in enumerate(self.blocks):
             program.section(f"forward: block {index}, q k v")
             self._emit_projection(program, index, block)
@@ -122,7 +129,10 @@ class ForwardPass:
                 program.section(f"forward: block {index}, norm of the stream")
                 self._emit_stream_norm(program, index, block)
         program.section("forward: head")
-        self._emit_head(program)
+        if pooled_z is None:
+            pooled_z = self.workspace.array("pooled", (len(self.head_rstd), self.config.embed_dim))
+            self.emit_pool(program, pooled_z)
+        self._emit_head(program, pooled_z)
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
         """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""
@@ -176,30 +186,42 @@ class ForwardPass:
         program.emit(np.add, self.norms, added, self.norms)
         program.emit(ops.clamp_at_zero, self.norms)
 
-    def _emit_head(self, program: Program) -> None:
-        """Pool the stream, LayerNorm of each pooled vector, linear to the classes."""
-        config, parameters = self.config, self.weights.parameters
-        images, n, d = self.images, config.tokens, config.embed_dim
-        pooled = self.workspace.array("pooled", (images * len(config.pools), d))
-        z = self.z.reshape(images, n, d)
-        h = self.h.reshape(len(self.h), images, n)
-        parts = len(config.pools)
+    def emit_pool(self, program: Program, pooled_z: Array) -> None:
+        """Pools z over input_rms: (B P, d), P pooled vectors of each image."""
+        config = self.config
+        z = self.z.reshape(self.images, config.tokens, config.embed_dim)
+        by_image = pooled_z.reshape(self.images, len(config.pools), config.embed_dim)
         for index, tokens in enumerate(config.pools):
-            of_z = pooled.reshape(images, parts, d)[:, index]
-            of_h = self.pooled_h.reshape(len(h), images, parts)[:, :, index]
+            target = by_image[:, index]
             if len(tokens) == 1:
-                program.emit(np.multiply, z[:, tokens[0]], 1.0 / config.input_rms, of_z)
-                if config.blocks:
-                    program.emit(np.copyto, of_h, h[:, :, tokens[0]])
-                continue
-            weight = mean_weights(tokens, n, self.z.dtype)
-            program.emit(np.matmul, weight / config.input_rms, z, of_z[:, None])
-            if config.blocks:
-                program.emit(np.matmul, h, weight[0], of_h)
+                program.emit(np.multiply, z[:, tokens[0]], 1.0 / config.input_rms, target)
+            else:
+                weight = mean_weights(tokens, config.tokens, self.z.dtype)
+                program.emit(np.matmul, weight / config.input_rms, z, target[:, None])
+
+    def _emit_pool_h(self, program: Program) -> None:
+        """Pools what the blocks add, likewise."""
+        config = self.config
+        h = self.h.reshape(len(self.h), self.images, config.tokens)
+        by_image = self.pooled_h.reshape(len(h), self.images, len(config.pools))
+        for index, tokens in enumerate(config.pools):
+            target = by_image[:, :, index]
+            if len(tokens) == 1:
+                program.emit(np.copyto, target, h[:, :, tokens[0]])
+            else:
+                weight = mean_weights(tokens, config.tokens, self.z.dtype)
+                program.emit(np.matmul, h, weight[0], target)
+
+    def _emit_head(self, program: Program, pooled: Array) -> None:
+        """Pool the stream, of which z is pooled; LayerNorm of each pooled vector; linear."""
+        config, parameters = self.config, self.weights.parameters
         if config.blocks:
+            self._emit_pool_h(program)
             added = self.workspace.array("pooled_added", pooled.shape)
+            stream = self.workspace.array("pooled", pooled.shape)
             program.emit(np.matmul, self.pooled_h.T, self.weights.u, added)
-            program.emit(np.add, pooled, added, pooled)
+            program.emit(np.add, pooled, added, stream)
+            pooled = stream
         normed = self.normed_pool.reshape(pooled.shape)
         program.emit(ops.layer_norm, pooled, config.norm_eps, self.head_rstd, normed)
         head_input = self.head_input

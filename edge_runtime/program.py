@@ -45,6 +45,11 @@ class Workspace:
         """Every buffer handed out so far, by name, at its full size."""
         return self._buffers
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
 
 class SharingWorkspace(Workspace):
     """A workspace of its own, but for one buffer, which is that of another workspace."""

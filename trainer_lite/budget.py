@@ -144,6 +144,14 @@ class Planner:
         self._blas_bytes = 0
 
     @property
+    def advice(self) -> str:
+        """What needs less, for people."""
+        return (
+            "fewer --blocks, a lower --rank, or features of fewer tokens (extract --codec "
+            "int8-pool2) need less"
+        )
+
+    @property
     def largest_tile(self) -> int:
         """The fastest tile; no more helps."""
         return fastest_tile(self.adaptor.tokens, self.training.batch_size, self.threads)
@@ -167,11 +175,7 @@ class Planner:
         What BLAS takes it keeps. So products of this tile are measured only where the rest keeps
         to the budget, and what earlier measurements left behind counts in every later plan.
         """
-        parameters = ParameterSet(self.adaptor)
-        workspace = Workspace()
-        weights = FusedWeights(self.adaptor, parameters.values, workspace)
-        trained = trained_part(self.adaptor, head_only=self.training.head_only)
-        step = plan_step(weights, self.source, self.shape(tile, lanes))
+        step, parameter_bytes, weights_bytes = self._planned(self.shape(tile, lanes))
         gc.collect()  # what was planned on is to go before the run
         rows, batch = len(self.source.labels), self.training.batch_size
         tiles = sizes(tile, [batch, rows % batch])
@@ -184,15 +188,29 @@ class Planner:
             step=step,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
-            parameter_bytes=self.vectors * trained.parameter_count() * parameters.flat.itemsize,
-            weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
+            parameter_bytes=parameter_bytes,
+            weights_bytes=weights_bytes,
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan
-        self._blas_bytes += blas_bytes(self.adaptor, tile, lanes)
+        self._blas_bytes += self._blas(tile, lanes)
         return replace(plan, blas_bytes=self._blas_bytes)
+
+    def _planned(self, shape: StepShape) -> tuple[StepPlan, int, int]:
+        """The step; bytes of vectors as long as the parameters, and of the fused weights."""
+        parameters = ParameterSet(self.adaptor)
+        workspace = Workspace()
+        weights = FusedWeights(self.adaptor, parameters.values, workspace)
+        trained = trained_part(self.adaptor, head_only=self.training.head_only)
+        step = plan_step(weights, self.source, shape)
+        size = trained.parameter_count() * parameters.flat.itemsize
+        return step, self.vectors * size, workspace.nbytes
+
+    def _blas(self, tile: int, lanes: int) -> int:
+        """What BLAS takes for products of this tile, measured."""
+        return blas_bytes(self.adaptor, tile, lanes)
 
 
 def sizes(tile: int, totals: Sequence[int]) -> set[int]:
@@ -216,8 +234,7 @@ def choose_tile(planner: Planner, budget: int | None) -> MemoryPlan:
     raise BudgetError(
         f"a memory budget of {mebibytes(budget)} cannot be kept: the least is "
         f"{mebibytes(plan.budget_bytes)}, of which {mebibytes(plan.baseline_bytes)} "
-        f"are the interpreter, numpy and the data's labels; fewer --blocks, a lower --rank, or "
-        f"features of fewer tokens (extract --codec int8-pool2) need less"
+        f"are the interpreter, numpy and the data's labels; {planner.advice}"
     )
 
 
@@ -278,10 +295,13 @@ def check_budget(budget: int | None) -> None:
         )
 
 
-def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1) -> int:
-    """Resident bytes that BLAS keeps for itself after products of the run's shapes, in lanes."""
+def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1, rows: int = 0) -> int:
+    """Resident bytes that BLAS keeps for itself after products of the run's shapes, in lanes.
+
+    `rows` is how many a product has that is wider than one adaptor's.
+    """
     t = min(images * config.tokens, BLAS_ROWS)
-    d, c = config.embed_dim, max(config.product_rows, config.classes)
+    d, c = config.embed_dim, max(config.product_rows, config.classes, rows)
     before = rss_bytes()
     side_by_side([(multiply, t, d, c)] * lanes)
     return max(0, rss_bytes() - before)

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_runtime import atomic
 from edge_runtime.errors import ConfigError, EdgeError, FormatError
-from trainer_lite.generation import Generation, load, write
+from trainer_lite.generation import Generation, Position, load, write
 from trainer_lite.progress import Progress
 from trainer_lite.provenance import Facts
 
@@ -42,6 +42,7 @@ class Checkpoints:
         resume: go on from the newest generation, if there is one.
         force: without `resume`, forget what is there; else that is refused.
         warn: takes messages on what was damaged and what was resumed.
+        kind: what says how far a run has come. option: what names the folder, for people.
     """
 
     def __init__(
@@ -52,9 +53,12 @@ class Checkpoints:
         resume: bool = False,
         force: bool = False,
         warn: Callable[[str], None] | None = None,
+        kind: Any = Progress,
+        option: str = "--checkpoint",
     ):
         self.folder, self.every = Path(folder), every or Every()
         self.resume, self.force, self.warn = resume, force, warn or (lambda message: None)
+        self.kind, self.option = kind, option
         self.written, self.seconds = 0, 0.0
         self._longest = 0.0
         self._started = self._last = time.monotonic()
@@ -115,7 +119,7 @@ class Checkpoints:
         allowed = DEFAULT_SHARE * (now - self._started)
         return now - self._last >= DEFAULT_SECONDS and cost <= allowed
 
-    def save(self, arrays: Mapping[str, Array], progress: Progress, plan: dict[str, int]) -> None:
+    def save(self, arrays: Mapping[str, Array], progress: Position, plan: dict[str, int]) -> None:
         """Writes a generation in place of the older one; OSError where it cannot be."""
         began, path = time.monotonic(), self.folder / NAMES[self._slot]
         try:
@@ -142,7 +146,7 @@ class Checkpoints:
         sound, damaged = [], []
         for name in present:
             try:
-                sound.append(load(self.folder / name))
+                sound.append(load(self.folder / name, self.kind))
             except (EdgeError, OSError) as error:
                 damaged.append(str(error))
         if present and not sound:
@@ -159,9 +163,9 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise ConfigError(f"{self.folder} is no folder; choose another --checkpoint") from None
+            raise ConfigError(f"{self.folder} is no folder; choose another {self.option}") from None
         if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"{self.folder} is read-only; choose another --checkpoint folder")
+            raise ConfigError(f"{self.folder} is read-only; choose another {self.option} folder")
         import fcntl  # not needed by runs without checkpoints
 
         if self._lock is None:
@@ -173,7 +177,7 @@ class Checkpoints:
                 return  # a file system without locks
             self.close()
             raise ConfigError(
-                f"another run saves to {self.folder}; wait for it, or choose another --checkpoint"
+                f"another run saves to {self.folder}; wait for it, or choose another {self.option}"
             ) from None
 
     def close(self) -> None:

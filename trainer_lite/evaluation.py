@@ -46,13 +46,20 @@ def evaluate(
 
     `before_tile` may raise, to stop it.
     """
-    rows, tile, count = len(source.labels), predictors[0].tile_images, len(predictors)
+    parts = cut(source, predictors[0].tile_images, len(predictors), before_tile)
+    found = side_by_side([(p.evaluate, part) for p, part in zip(predictors, parts)])
+    return Evaluation(np.sum([evaluation.confusion for evaluation in found], axis=0))
+
+
+def cut(
+    source: FeatureSource, tile: int, count: int, before_tile: Callable[[], object]
+) -> list[Part]:
+    """A source in so many parts, or fewer, each of whole tiles but for the last."""
+    rows = len(source.labels)
     tiles = -(-rows // tile)
     bounds = [min(rows, tile * (tiles * index // count)) for index in range(count)] + [rows]
-    parts = [
+    return [
         Part(source, start, stop, before_tile)
         for start, stop in zip(bounds, bounds[1:])
         if start < stop
     ]
-    found = side_by_side([(p.evaluate, part) for p, part in zip(predictors, parts)])
-    return Evaluation(np.sum([evaluation.confusion for evaluation in found], axis=0))

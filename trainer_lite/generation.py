@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,13 +28,24 @@ PLAN = {"tile": 1, "lanes": 1, "layout": 0}  # least values
 PIECE_BYTES = 1 << 16
 
 
+class Position(Protocol):
+    """How far a run has come: a Progress, or that of a sweep."""
+
+    @property
+    def step(self) -> int: ...
+
+    def to_json(self) -> formats.Json: ...
+
+    def history_array(self) -> Array: ...
+
+
 @dataclass(frozen=True)
 class Generation:
     """One file, found sound."""
 
     path: Path
     tensors: Mapping[str, tensorfile.TensorInfo]
-    progress: Progress
+    progress: Any  # a Progress, or that of a sweep
     facts: Facts
     plan: dict[str, int]
 
@@ -65,7 +76,7 @@ class Generation:
 def write(
     path: Path,
     arrays: Mapping[str, Array],
-    progress: Progress,
+    progress: Position,
     facts: Facts,
     plan: Mapping[str, int],
 ) -> None:
@@ -84,8 +95,8 @@ def write(
     tensorfile.write(path, tensors, {**metadata, "crc32": str(crc)})
 
 
-def load(path: Path) -> Generation:
-    """Reads all of a checkpoint file but its vectors.
+def load(path: Path, kind: Any = Progress) -> Generation:
+    """Reads all of a checkpoint file but its vectors; `kind` is what says how far it came.
 
     Raises:
         FormatError: not a checkpoint, damaged, or of a version not known here.
@@ -116,7 +127,7 @@ def load(path: Path) -> Generation:
     return Generation(
         path,
         header.tensors,
-        Progress.from_json(parts["progress"], history, path),
+        kind.from_json(parts["progress"], history, path),
         parts["run"],
         {key: formats.whole(parts["plan"], key, least, path) for key, least in PLAN.items()},
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
+from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Program, Workspace
 from edge_runtime.sources import FeatureSource
@@ -69,56 +70,97 @@ class Lane:
         return self._tiles[images]
 
 
-class Tile:
-    """The program for a tile of so many images: read, forward, loss, backward, collect."""
+class Reading:
+    """Reads a tile of so many images: z (B, N, d), norms (B, N), drop-path factors if there are.
 
-    def __init__(self, lane: Lane, images: int):
-        self.lane = lane
-        config, workspace = lane.weights.config, lane.workspace
-        self.drop = workspace.array("drop", (config.blocks, images)) if lane.drop_path else None
-        keep = lane.head.config.blocks > 0
-        self.forward = ForwardPass(lane.weights, workspace, images, keep=keep, drop=self.drop)
-        self.backward = BackwardPass(self.forward, workspace, lane.sums)
-        scratch = lane.source.scratch_bytes(images)
-        self.scratch = workspace.array("scratch", (scratch,), np.uint8)
+    Args:
+        norms: buffer that they go to.
+    """
+
+    def __init__(
+        self,
+        config: AdaptorConfig,
+        source: FeatureSource,
+        workspace: Workspace,
+        images: int,
+        *,
+        norms: str = "norms",
+        drop_path: bool = False,
+    ):
+        self.source = source
         shape = (images, config.tokens)
-        self.z = self.forward.z.reshape(*shape, config.embed_dim)
-        self.norms = self.forward.norms.reshape(shape)
-        self.program = Program()
+        self.drop = workspace.array("drop", (config.blocks, images)) if drop_path else None
+        self.z = workspace.array("z", (*shape, config.embed_dim))
+        self.norms = workspace.array(norms, shape)
+        self.scratch = workspace.array("scratch", (source.scratch_bytes(images),), np.uint8)
+
+    def emit(self, program: Program) -> None:
+        """Appends the reading of what `set` named."""
         given = () if self.drop is None else (self.drop,)
-        self.program.section("input: read and decode")
-        self.program.emit(self._read, uses=(self.z, self.norms, self.scratch, *given))
-        self.forward.emit(self.program)
-        forward, backward = self.forward, self.backward
-        self.program.section("loss: cross-entropy")
-        self.program.emit(self._loss, uses=(forward.logits, backward.dlogits))
-        backward.emit(self.program)
-        self.program.section("gradients: keep the head's factors")
-        made = (forward.logits, backward.dlogits, forward.normed_pool, backward.stream_gradient)
-        self.program.emit(self._collect, uses=(*made, forward.pooled_h, *lane.head.all))
+        program.section("input: read and decode")
+        program.emit(self._read, uses=(self.z, self.norms, self.scratch, *given))
 
     def set(self, batch: Batch, part: slice) -> None:
-        """What the next run works on."""
+        """What the next run reads."""
         self._batch, self._part = batch, part
 
     @ops.elementwise(passes=4)  # of float16, the usual codec
     def _read(self) -> None:
         batch, part = self._batch, self._part
-        self.lane.source.read(batch.rows[part], self.z, self.norms, self.scratch)
+        self.source.read(batch.rows[part], self.z, self.norms, self.scratch)
         if self.drop is not None:
             assert batch.drop is not None
             np.copyto(self.drop, batch.drop[:, part])
 
+
+class Pass:
+    """Forward, loss and backward of one adaptor over a tile, and what it leaves for the head."""
+
+    def __init__(
+        self,
+        weights: FusedWeights,
+        workspace: Workspace,
+        images: int,
+        sums: TokenSums,
+        head: HeadFactors,
+        *,
+        smoothing: float,
+        drop: Array | None,
+    ):
+        self.head, self.smoothing = head, smoothing
+        keep = head.config.blocks > 0  # none where the head alone is trained
+        self.forward = ForwardPass(weights, workspace, images, keep=keep, drop=drop)
+        self.backward = BackwardPass(self.forward, workspace, sums)
+
+    def set(self, batch: Batch, part: slice) -> None:
+        """What the next run works on."""
+        self._batch, self._part = batch, part
+
+    def emit(self, program: Program) -> None:
+        """Appends all of it."""
+        self.forward.emit(program)
+        self.emit_after_forward(program)
+
+    def emit_after_forward(self, program: Program) -> None:
+        """Appends all that follows from the logits."""
+        forward, backward = self.forward, self.backward
+        program.section("loss: cross-entropy")
+        program.emit(self._loss, uses=(forward.logits, backward.dlogits))
+        backward.emit(program)
+        program.section("gradients: keep the head's factors")
+        made = (forward.logits, backward.dlogits, forward.normed_pool, backward.stream_gradient)
+        program.emit(self._collect, uses=(*made, forward.pooled_h, *self.head.all))
+
     @ops.elementwise(passes=6)
     def _loss(self) -> None:
-        labels, smoothing, images = self._batch.labels, self.lane.smoothing, len(self._batch.rows)
+        labels, smoothing, images = self._batch.labels, self.smoothing, len(self._batch.rows)
         logits, dlogits = self.forward.logits, self.backward.dlogits
         cross_entropy_gradient(logits, labels[self._part], smoothing, images, dlogits)
 
     @ops.elementwise(passes=1)
     def _collect(self) -> None:
         """Keeps what the head's gradients are made of: their products are taken once a batch."""
-        head, forward, backward, part = self.lane.head, self.forward, self.backward, self._part
+        head, forward, backward, part = self.head, self.forward, self.backward, self._part
         head.logits[part] = forward.logits
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
@@ -126,3 +168,31 @@ class Tile:
         pools = len(head.config.pools)
         pooled_h = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone
         head.pooled_h[:, part.start * pools : part.stop * pools] = pooled_h
+
+
+class Tile:
+    """The program for a tile of so many images: read, forward, loss, backward, collect."""
+
+    def __init__(self, lane: Lane, images: int):
+        config, workspace = lane.weights.config, lane.workspace
+        self.reading = Reading(
+            config, lane.source, workspace, images, drop_path=bool(lane.drop_path)
+        )
+        drop = self.reading.drop
+        self.work = Pass(
+            lane.weights,
+            workspace,
+            images,
+            lane.sums,
+            lane.head,
+            smoothing=lane.smoothing,
+            drop=drop,
+        )
+        self.program = Program()
+        self.reading.emit(self.program)
+        self.work.emit(self.program)
+
+    def set(self, batch: Batch, part: slice) -> None:
+        """What the next run works on."""
+        self.reading.set(batch, part)
+        self.work.set(batch, part)

@@ -1,4 +1,4 @@
-"""Options that `train` and `plan` share, and what they are turned into."""
+"""Options that `train`, `plan` and others share, and what they are turned into."""
 
 from __future__ import annotations
 
@@ -47,8 +47,56 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
         return int(float(match[1]) * UNITS[match[2].lower()])
 
 
+class Values(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """Numbers with commas between them, as 1e-3,3e-3."""
+
+    name = "values"
+
+    def __init__(self, kind: Callable[[str], Any]):
+        self.kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[Any]:
+        try:
+            return [self.kind(part) for part in str(value).split(",")]
+        except ValueError:
+            what = "whole numbers" if self.kind is int else "numbers"
+            self.fail(f"{value!r}: write {what} with commas between them", param)
+
+
+RANK = click.option("--rank", default=8, show_default=True, help="Rank of each block's attention.")
+RATE = click.option(
+    "--lr",
+    type=float,
+    help="Peak learning rate. [default: 3e-3; linear: 1e-2; more in a basis]",
+)
+DECAY = click.option("--weight-decay", default=1.0, show_default=True, help="On matrices only.")
+SEED = click.option(
+    "--seed", default=0, show_default=True, help="Of start values, order and drop-path."
+)
+# The same options of a sweep, which takes several values of them.
+SEVERAL = {
+    RANK: click.option(
+        "--rank", type=Values(int), default="8", show_default=True, help="Ranks to try."
+    ),
+    RATE: click.option(
+        "--lr", type=Values(float), help="Peak learning rates to try. [default: as train's]"
+    ),
+    DECAY: click.option(
+        "--weight-decay", type=Values(float), default="1", show_default=True, help="To try."
+    ),
+    SEED: click.option(
+        "--seed",
+        type=Values(int),
+        default="0",
+        show_default=True,
+        help="Seeds to try; those of one seed share what they read.",
+    ),
+}
+
 OPTIONS = [
-    click.option("--rank", default=8, show_default=True, help="Rank of each block's attention."),
+    RANK,
     click.option("--blocks", default=4, show_default=True, help="Low-rank attention blocks."),
     click.option("--heads", default=1, show_default=True, help="Heads; rank must divide by it."),
     click.option(
@@ -67,12 +115,8 @@ OPTIONS = [
     ),
     click.option("--epochs", default=100, show_default=True, help="Passes over the images."),
     click.option("--batch-size", default=32, show_default=True, help="Images a step."),
-    click.option(
-        "--lr",
-        type=float,
-        help="Peak learning rate. [default: 3e-3; linear: 1e-2; more in a basis]",
-    ),
-    click.option("--weight-decay", default=1.0, show_default=True, help="On matrices only."),
+    RATE,
+    DECAY,
     click.option(
         "--warmup", default=0.1, show_default=True, help="Fraction of steps that warm up."
     ),
@@ -90,9 +134,7 @@ OPTIONS = [
     click.option(
         "--clip-norm", type=float, help="Longest gradient; longer ones are scaled. [default: none]"
     ),
-    click.option(
-        "--seed", default=0, show_default=True, help="Of start values, order and drop-path."
-    ),
+    SEED,
     click.option(
         "--memory-budget",
         type=Size(),
@@ -115,6 +157,13 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of a training run to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
+    return command
+
+
+def sweep_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `training_options`, with several values of some."""
+    for option in reversed(OPTIONS):
+        command = SEVERAL.get(option, option)(command)
     return command
 
 

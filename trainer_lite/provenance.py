@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,19 @@ def facts_of_run(
         "exponential": ops.POWER.__name__,
         "BLAS threads": os.environ.get("OPENBLAS_NUM_THREADS", "not set"),
         "kernels of numpy and BLAS": kernels(),
+    }
+
+
+def facts_of_sweep(
+    configs: Sequence[TrainConfig], halving: bool, threads: int, features: FeatureFolder
+) -> Facts:
+    """Those of a sweep: of its first run, and which runs there are."""
+    members = [config.to_json() for config in configs]
+    return {
+        **facts_of_run(configs[0], threads, None, features),
+        "runs": len(configs),
+        "CRC-32 of the runs' options": zlib.crc32(formats.canonical(members)),
+        "halving": halving,
     }
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from edge_runtime.config import AdaptorConfig
+from trainer_lite.batches import epoch_batches
 from trainer_lite.config import TrainConfig
 from trainer_lite.optim import gradient_norm
 from trainer_lite.progress import Progress
-from trainer_lite.step import TrainingStep
 from trainer_lite.stops import NotFiniteError
 
 Array = np.ndarray[Any, Any]
 
 MOST_SKIPPED = 5  # steps in a row, or an epoch's, if that has fewer
 SHOWN_ROWS = 8  # of a batch that is named
+
+
+class Step(Protocol):
+    """What is watched: a training step, or that of one of several that train together."""
+
+    @property
+    def config(self) -> AdaptorConfig: ...
+
+    @property
+    def gradient(self) -> Array: ...
+
+    def run(self, rows: Array, labels: Array, drop: Array | None = None) -> tuple[float, int]: ...
 
 
 class Skips:
@@ -30,7 +43,7 @@ class Skips:
 
     def __init__(
         self,
-        step: TrainingStep,
+        step: Step,
         labels: Array,
         config: TrainConfig,
         progress: Progress,
@@ -41,6 +54,11 @@ class Skips:
         self.epoch_steps = math.ceil(len(labels) / config.batch_size)
         self.sound = progress.snapshot()
         self._rows: Array | None = None  # of the last step that was not skipped
+        if progress.updates:  # by an earlier process
+            last = progress.step - progress.skipped_in_a_row - 1
+            epoch, done = last // self.epoch_steps + 1, last % self.epoch_steps
+            rows, size = len(labels), config.batch_size
+            self._rows = next(epoch_batches(rows, size, config.seed, epoch, done))
 
     def passed(self, rows: Array) -> None:
         """Notes a batch that the parameters were updated with."""
@@ -87,9 +105,10 @@ class Skips:
             drop = np.ones((blocks, len(rows)), np.float32)
         loss, _ = self.step.run(rows, self.labels[rows], drop)
         if not (math.isfinite(loss) and math.isfinite(gradient_norm(self.step.gradient))):
+            first = self.progress.step - self.progress.skipped_in_a_row + 1
             raise NotFiniteError(
-                f"loss or gradient stopped being finite at step {self.sound.step + 1}; try a "
-                f"lower --lr (now {self.config.rate:g}) or --clip-norm",
+                f"loss or gradient stopped being finite at step {first}; try a lower "
+                f"--lr (now {self.config.rate:g}) or --clip-norm",
                 learnt=False,
             )
 

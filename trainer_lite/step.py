@@ -99,9 +99,14 @@ class TrainingStep:
 
     def outcome(self, labels: Array) -> tuple[float, int]:
         """(summed loss, images classified rightly) of the batch whose tiles have run."""
-        logits = self.head.logits[: len(labels)]
-        correct = int((logits.argmax(axis=1) == labels).sum())
-        return cross_entropy(logits, labels, self.smoothing), correct
+        return outcome_of(self.head, labels, self.smoothing)
+
+
+def outcome_of(head: HeadFactors, labels: Array, smoothing: float) -> tuple[float, int]:
+    """(summed loss, images classified rightly) by the logits of a batch."""
+    logits = head.logits[: len(labels)]
+    correct = int((logits.argmax(axis=1) == labels).sum())
+    return cross_entropy(logits, labels, smoothing), correct
 
 
 def tiles(images: int, tile: int) -> list[slice]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": "trainer_lite.plan_cli:plan",
     "train": "trainer_lite.cli:train",
     "add-class": "trainer_lite.add_class_cli:add_class",
+    "sweep": "trainer_lite.sweep_cli:sweep",
     "evaluate": "edge_runtime.cli.evaluate:evaluate",
     "predict": "edge_runtime.cli.predict:predict",
     "codecs": "trainer_lite.codecs_cli:codecs",

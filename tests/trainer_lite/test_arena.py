@@ -10,11 +10,10 @@ import pytest
 
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
-from tests.layouts import live_peak
+from tests.layouts import Poisoned, live_peak
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.arena import Arena
 from trainer_lite.build import StepShape, build_step, plan_step
-from trainer_lite.lane import Batch
 from trainer_lite.step import TrainingStep
 
 CASES: dict[str, dict[str, Any]] = {
@@ -28,35 +27,13 @@ CASES: dict[str, dict[str, Any]] = {
 
 def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tuple[float, int]:
     """A batch of full tiles in which, before each operation, all that is dead turns to NaN."""
-    arena = step.workspace
-    assert isinstance(arena, Arena)
-    position = 0
-
-    def run(program: Any) -> None:
-        nonlocal position
-        for function, arguments in program.operations:
-            live = np.zeros(arena.memory.size, bool)
-            for buffer in arena.layout.lifetimes:
-                if buffer.first <= position <= buffer.last:
-                    start = arena.layout.offsets[buffer.name]
-                    live[start : start + buffer.nbytes] = True
-            arena.memory[~live] = 0xFF  # NaN, in either precision
-            function(*arguments)
-            position += 1
-
     before, clear, _, after = step.programs()
-    run(before)
-    run(clear)
-    after_before = position
-    lane = step.lanes[0]
-    tile = lane.tile_of(step.tile_images)
-    for start in range(0, batch, step.tile_images):
-        position = after_before
-        part = slice(start, start + step.tile_images)
-        tile.set(Batch(np.arange(batch), labels, drop), part)
-        run(tile.program)
+    place = Poisoned(step.workspace)
+    place.run(before)
+    place.run(clear)
+    place.run_tiles(step.lanes[0].tile_of(step.tile_images), step.tile_images, batch, labels, drop)
     outcome = step.outcome(labels)
-    run(after)
+    place.run(after)
     return outcome
 
 

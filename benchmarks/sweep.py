@@ -23,7 +23,8 @@ from edge_runtime.features import FeatureFolder
 from trainer_lite.config import TrainConfig
 from trainer_lite.options import Values
 from trainer_lite.reports import EpochReport, TrainResult
-from trainer_lite.sweep import Sweep, SweepResult
+from trainer_lite.sweep import Sweep
+from trainer_lite.sweep_report import SweepResult
 from trainer_lite.trainer import Trainer
 
 

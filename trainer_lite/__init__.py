@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trainer_lite.config import TrainConfig as TrainConfig
     from trainer_lite.reports import TrainResult as TrainResult
     from trainer_lite.sweep import Sweep as Sweep
-    from trainer_lite.sweep import SweepResult as SweepResult
+    from trainer_lite.sweep_report import SweepResult as SweepResult
     from trainer_lite.trainer import Trainer as Trainer
 
 _HOMES = {
@@ -20,7 +20,7 @@ _HOMES = {
     "Trainer": "trainer_lite.trainer",
     "TrainResult": "trainer_lite.reports",
     "Sweep": "trainer_lite.sweep",
-    "SweepResult": "trainer_lite.sweep",
+    "SweepResult": "trainer_lite.sweep_report",
 }
 
 

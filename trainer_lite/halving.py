@@ -56,6 +56,13 @@ def rounds(members: int, epochs: int, halving: bool = True) -> list[Round]:
     return [*found, Round(epochs, found[-1].keep if found else members)]
 
 
+def spans(members: int, found: Sequence[Round]) -> list[tuple[int, int]]:
+    """(epochs, members) of each round."""
+    lasts = [0, *(one.last for one in found)]
+    counts = [members, *(one.keep for one in found)]
+    return [(end - start, count) for start, end, count in zip(lasts, lasts[1:], counts)]
+
+
 def score(history: Sequence[EpochReport]) -> tuple[float, float, float]:
     """What members are ranked by, the larger the better: the best accuracy on val so far, as the
     best epoch is what is kept in the end; then the last one; then the loss in training."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
 from edge_runtime.program import Workspace
-from trainer_lite.budget import MemoryPlan, check_limits, choose_tile, planned_again
+from trainer_lite.budget import check_limits, choose_tile, planned_again
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
 from trainer_lite.group import Group, Room
-from trainer_lite.halving import Round, grid, rounds, score
+from trainer_lite.halving import Round, grid, rounds, score, spans
 from trainer_lite.member import Member, names_of
 from trainer_lite.members import Members
 from trainer_lite.members_build import lane_memory
@@ -28,26 +27,12 @@ from trainer_lite.members_predictor import evaluate_members
 from trainer_lite.parameters import views
 from trainer_lite.stops import BudgetPassedError, InterruptedRunError, NotFiniteError
 from trainer_lite.sweep_budget import SweepPlanner, by_rank, with_rank
+from trainer_lite.sweep_report import SweepResult
 from trainer_lite.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from trainer_lite.checkpoint import Checkpoints
     from trainer_lite.generation import Generation
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep. `best` is the adaptor of the member and epoch with the best accuracy on
-    val; of two as good, that of the earlier epoch, then of the earlier member. `test` is its."""
-
-    best: Adaptor
-    winner: Member
-    members: list[Member]
-    rounds: list[Round]
-    test: Evaluation | None
-    seconds: float
-    peak_rss_bytes: int
-    plan: MemoryPlan
 
 
 class Sweep:
@@ -117,13 +102,6 @@ class Sweep:
             finally:
                 if self.checkpoints is not None:
                     self.checkpoints.close()
-
-
-def spans(members: int, found: Sequence[Round]) -> list[tuple[int, int]]:
-    """(epochs, members) of each round."""
-    lasts = [0, *(one.last for one in found)]
-    counts = [members, *(one.keep for one in found)]
-    return [(end - start, count) for start, end, count in zip(lasts, lasts[1:], counts)]
 
 
 class _Run:

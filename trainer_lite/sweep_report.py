@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_runtime import formats
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.atomic import refuse_unwritable
+from edge_runtime.metrics import Evaluation
+from trainer_lite.budget import MemoryPlan
 from trainer_lite.checkpoint import NAMES
+from trainer_lite.halving import Round
 from trainer_lite.member import Member
 from trainer_lite.stops import StoppedError
-from trainer_lite.sweep import SweepResult
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep. `best` is the adaptor of the member and epoch with the best accuracy on
+    val; of two as good, that of the earlier epoch, then of the earlier member. `test` is its."""
+
+    best: Adaptor
+    winner: Member
+    members: list[Member]
+    rounds: list[Round]
+    test: Evaluation | None
+    seconds: float
+    peak_rss_bytes: int
+    plan: MemoryPlan
 
 
 class SweepFiles:

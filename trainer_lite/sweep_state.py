@@ -18,13 +18,14 @@ from trainer_lite.progress import Progress
 
 Winner = tuple[float, int, int]  # accuracy on val, -epoch, -index: the larger, the better
 
-# Whatever holds a sweep's place is told from its members' own: the group at work is that whose
-# members are behind, and the round follows from how many epochs they have.
-
 
 @dataclass
 class SweepProgress:
-    """Where every member stands; `ended` and `diverged` are as a Member's."""
+    """Where every member stands; `ended` and `diverged` are as a Member's.
+
+    A sweep's own place follows: the group at work is that whose members are behind, and the round
+    is told by how many epochs they have.
+    """
 
     members: list[Progress]
     ended: list[str | None]

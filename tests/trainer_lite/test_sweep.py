@@ -19,7 +19,8 @@ from trainer_lite.config import TrainConfig
 from trainer_lite.halving import score
 from trainer_lite.reports import TrainResult
 from trainer_lite.stops import InterruptedRunError, NotFiniteError
-from trainer_lite.sweep import Sweep, SweepResult
+from trainer_lite.sweep import Sweep
+from trainer_lite.sweep_report import SweepResult
 from trainer_lite.sweep_state import SweepProgress
 from trainer_lite.trainer import Trainer
 

@@ -39,7 +39,7 @@ def find() -> Triton | None:
     python = os.environ.get("EDGETUNE_TRITON", sys.executable)
     asked = subprocess.run([python, "-c", ASKS], capture_output=True, text=True)
     origin, _, version = asked.stdout.strip().rpartition(" ")
-    return Triton(Path(origin).parent, Path(python), version) if origin else None
+    return Triton(Path(origin).parent, Path(python).absolute(), version) if origin else None
 
 
 WHY_NOT = (

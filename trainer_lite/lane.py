@@ -15,18 +15,20 @@ from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.backward import BackwardPass
 from trainer_lite.loss import cross_entropy_gradient
-from trainer_lite.sums import HeadFactors, TokenSums
+from trainer_lite.sums import HeadFactors, TokenOutcomes, TokenSums
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to read and their labels, (batch,); drop-path factors (blocks, batch) or None."""
+    """Rows to read and their labels, (batch,) or (batch, patch tokens); drop-path factors (blocks,
+    batch) or None; what the loss is the mean of: images, or tokens that have a label."""
 
     rows: Array
     labels: Array
     drop: Array | None
+    counted: int
 
 
 class Lane:
@@ -42,7 +44,7 @@ class Lane:
         weights: FusedWeights,
         source: FeatureSource,
         workspace: Workspace,
-        head: HeadFactors,
+        head: HeadFactors | TokenOutcomes,
         *,
         smoothing: float,
         drop_path: float,
@@ -90,6 +92,13 @@ class Tile:
         self.forward.emit(self.program)
         forward, backward = self.forward, self.backward
         self.program.section("loss: cross-entropy")
+        if isinstance(lane.head, TokenOutcomes):
+            from trainer_lite.token_loss import TokenLoss  # not in memory where it is not used
+
+            self.token_loss = TokenLoss(forward, backward.dlogits, workspace)
+            self.program.emit(self._token_loss, uses=(*self.token_loss.uses, *lane.head.all))
+            backward.emit(self.program)
+            return
         self.program.emit(self._loss, uses=(forward.logits, backward.dlogits))
         backward.emit(self.program)
         self.program.section("gradients: keep the head's factors")
@@ -110,14 +119,27 @@ class Tile:
 
     @ops.elementwise(passes=6)
     def _loss(self) -> None:
-        labels, smoothing, images = self._batch.labels, self.lane.smoothing, len(self._batch.rows)
+        labels, smoothing, images = self._batch.labels, self.lane.smoothing, self._batch.counted
         logits, dlogits = self.forward.logits, self.backward.dlogits
         cross_entropy_gradient(logits, labels[self._part], smoothing, images, dlogits)
+
+    @ops.elementwise(passes=8)
+    def _token_loss(self) -> None:
+        batch, part, found = self._batch, self._part, self.lane.head
+        assert isinstance(found, TokenOutcomes)
+        self.token_loss.run(
+            batch.labels[part],
+            self.lane.smoothing,
+            batch.counted,
+            found.loss[part],
+            found.correct[part],
+        )
 
     @ops.elementwise(passes=1)
     def _collect(self) -> None:
         """Keeps what the head's gradients are made of: their products are taken once a batch."""
         head, forward, backward, part = self.lane.head, self.forward, self.backward, self._part
+        assert isinstance(head, HeadFactors)
         head.logits[part] = forward.logits
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool

@@ -15,13 +15,15 @@ from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.arena import Arena
 from trainer_lite.build import StepShape, build_step, plan_step
 from trainer_lite.lane import Batch
-from trainer_lite.step import TrainingStep
+from trainer_lite.step import TrainingStep, counted
 
 CASES: dict[str, dict[str, Any]] = {
     "mean": {"blocks": 3, "heads": 2},
     "cls": {"blocks": 2, "pool": "cls"},
     "one block": {"blocks": 1},
     "linear": {"kind": "linear"},
+    "segmentation": {"kind": "segmentation", "blocks": 3, "heads": 2},
+    "segmentation, linear": {"kind": "segmentation", "rank": 0, "blocks": 0},
 }
 
 
@@ -52,7 +54,7 @@ def run_poisoned(step: TrainingStep, batch: int, labels: Any, drop: Any) -> tupl
     for start in range(0, batch, step.tile_images):
         position = after_before
         part = slice(start, start + step.tile_images)
-        tile.set(Batch(np.arange(batch), labels, drop), part)
+        tile.set(Batch(np.arange(batch), labels, drop, counted(labels)), part)
         run(tile.program)
     outcome = step.outcome(labels)
     run(after)

@@ -10,10 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge_runtime.config import IGNORED  # noqa: E402
 from tests.problems import config_of, problem_of, random_parameters, step_of  # noqa: E402
 from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
 from trainer_lite.optim import AdamW  # noqa: E402
 from trainer_lite.parameters import ParameterSet  # noqa: E402
+from trainer_lite.step import counted  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {
     "one block, mean": {"blocks": 1},
@@ -29,6 +31,12 @@ CASES: dict[str, dict[str, Any]] = {
     "rank 1": {"rank": 1, "blocks": 4},
     "linear, mean": {"kind": "linear"},
     "linear, cls": {"kind": "linear", "pool": "cls"},
+    "segmentation": {"kind": "segmentation"},
+    "segmentation, one block": {"kind": "segmentation", "blocks": 1},
+    "segmentation, six blocks, two heads": {"kind": "segmentation", "blocks": 6, "heads": 2},
+    "segmentation, five prefix tokens": {"kind": "segmentation", "prefix_tokens": 5, "tokens": 14},
+    "segmentation, no prefix tokens": {"kind": "segmentation", "prefix_tokens": 0, "tokens": 9},
+    "segmentation, linear": {"kind": "segmentation", "rank": 0, "blocks": 0},
 }
 
 
@@ -76,10 +84,13 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
     drops = None if drop is None else torch.tensor(drop)
     logits = adaptor_logits(config, leaves, torch.tensor(problem.features), drops)
     expected = torch.nn.functional.cross_entropy(
-        logits, torch.tensor(problem.labels), label_smoothing=smoothing
+        logits,
+        torch.tensor(problem.labels.astype(np.int64)),
+        label_smoothing=smoothing,
+        ignore_index=IGNORED,
     )
     expected.backward()
-    assert loss / 8 == pytest.approx(expected.item(), rel=1e-12)
+    assert loss / counted(problem.labels) == pytest.approx(expected.item(), rel=1e-12)
     assert correct == int((logits.argmax(1).numpy() == problem.labels).sum())
     for name, leaf in leaves.items():
         assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name

@@ -59,12 +59,17 @@ class Classifier(ABC):
         )
 
     def check_features(self, features: FeatureFolder) -> None:
-        """Refuses features of another backbone or of other classes."""
+        """Refuses features of another backbone, of other classes, or labelled otherwise."""
         self.check_backbone(features.backbone, f"the features in {features.path} come from")
         if features.classes != self.classes:
             raise MismatchError(
                 f"the adaptor knows the classes {', '.join(self.classes)}; {features.path} has "
                 f"{', '.join(features.classes)}"
+            )
+        if self.config.dense != (features.masks is not None):
+            raise MismatchError(
+                f"the adaptor is of kind {self.config.kind}, and {features.path} has "
+                + ("masks" if features.masks else "a class an image and no masks")
             )
 
     @property

@@ -130,6 +130,11 @@ class AdaptorConfig:
         return max(0, 4 * self.rank * self.blocks - self.rank)
 
     @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of an image's logits: (classes,), or (classes, side, side) of its patch tokens."""
+        return (self.classes, *[self.grid_side] * (2 if self.dense else 0))
+
+    @property
     def pooled_tokens(self) -> int:
         """How many tokens the head averages."""
         return 1 if self.pool == "cls" else self.patch_tokens

@@ -43,6 +43,7 @@ SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
+COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
 
@@ -59,6 +60,7 @@ class MemoryPlan:
     operations: int
     held_space_bytes: int
     held_data_bytes: int
+    count_bytes: int
 
     @property
     def lanes(self) -> int:
@@ -79,8 +81,8 @@ class MemoryPlan:
 
     @property
     def object_bytes(self) -> int:
-        """Python's own objects."""
-        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations
+        """Python's own objects, and counts of pixels by class."""
+        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations + self.count_bytes
 
     @property
     def predicted_peak_rss_bytes(self) -> int:
@@ -158,6 +160,7 @@ class Planner:
             drop_path=training.drop_path if self.adaptor.blocks else 0.0,
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
             lanes=lanes,
+            mask_size=max((getattr(s, "mask_size", 0) for s in self.evaluated), default=0),
         )
 
     def plan(self, tile: int, lanes: int = 1, budget: int | None = None) -> MemoryPlan:
@@ -186,6 +189,7 @@ class Planner:
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,
+            count_bytes=COUNTS * 8 * self.adaptor.head_rows**2 * (lanes if self.evaluated else 0),
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan

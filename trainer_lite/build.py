@@ -35,6 +35,7 @@ class StepShape:
         batch: images of the largest batch. tile: images a pass, at most the batch.
         evaluation_scratch: bytes that reading a tile of any source to be evaluated takes.
         lanes: tiles that run side by side, each lane in a thread.
+        mask_size: pixels along a side of the masks that are evaluated on, where there are any.
     """
 
     batch: int
@@ -43,6 +44,7 @@ class StepShape:
     drop_path: float = 0.0
     evaluation_scratch: int = 0
     lanes: int = 1
+    mask_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,4 +171,6 @@ def step_in(
 
 def predictor_in(workspace: Workspace, weights: FusedWeights, shape: StepShape) -> Predictor:
     """A predictor of the same tile whose buffers come from `workspace`."""
-    return Predictor(weights, workspace, shape.tile, shape.evaluation_scratch)
+    return Predictor(
+        weights, workspace, shape.tile, shape.evaluation_scratch, mask_size=shape.mask_size
+    )

@@ -66,7 +66,8 @@ def forecast(
         seconds += count * total(board, describe(tile, names)) / speedup
     validation = 0.0
     if val is not None:
-        predictor = Predictor(weights, other, shape.tile, val.scratch_bytes(shape.tile))
+        scratch, size = val.scratch_bytes(shape.tile), getattr(val, "mask_size", 0)
+        predictor = Predictor(weights, other, shape.tile, scratch, mask_size=size)
         operations = describe(predictor.tile, Names(parameters, workspace, other))
         validation = len(val.labels) / shape.tile * total(board, operations) / speedup
     return Forecast(

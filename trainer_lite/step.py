@@ -91,7 +91,8 @@ class TrainingStep:
             drop: drop-path factors (blocks, batch); needed if and only if drop_path > 0.
         """
         self.before.run()
-        batch, parts = Batch(rows, labels, drop, counted(labels)), tiles(len(rows), self.tile_images)
+        batch = Batch(rows, labels, drop, counted(labels))
+        parts = tiles(len(rows), self.tile_images)
         count = len(self.lanes)
         side_by_side([(lane.run, batch, parts[i::count]) for i, lane in enumerate(self.lanes)])
         outcome = self.outcome(labels)  # before the logits' place is used again

@@ -1,0 +1,74 @@
+"""Masks: a class index for every pixel, and what a grid of tokens is labelled from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import formats
+from edge_runtime.config import IGNORED
+from edge_runtime.errors import ConfigError, FormatError
+
+Array = np.ndarray[Any, Any]
+
+MAX_SIZE = 8192  # pixels along a side, as of an image (preprocess.py)
+
+
+@dataclass(frozen=True)
+class MaskShape:
+    """What a feature folder with masks stores beside each feature map.
+
+    Args:
+        size: pixels along a side of a mask. side: labelled patch tokens along a side.
+    """
+
+    size: int
+    side: int
+
+    @property
+    def bytes_per_image(self) -> int:
+        return self.size**2 + self.side**2
+
+
+def mask_shape(size: int, patch_tokens: int) -> MaskShape:
+    """Of masks of size x size pixels, which so many patch tokens are laid over.
+
+    Raises:
+        ConfigError: the patch tokens are no square grid.
+    """
+    side = math.isqrt(patch_tokens)
+    if side * side != patch_tokens or not side:
+        raise ConfigError(
+            f"images with masks need a backbone whose patch tokens are a square grid, and these "
+            f"{patch_tokens} are none"
+        )
+    return MaskShape(size, side)
+
+
+def mask_size(content: Mapping[str, Any], where: Path) -> int:
+    """The entry `size` of a parsed file: pixels along a side; FormatError where it is none."""
+    size = formats.whole(content, "size", 1, where)
+    if size > MAX_SIZE:
+        raise FormatError(f"{where}: masks of {size} pixels a side; at most {MAX_SIZE} are known")
+    return size
+
+
+def token_labels(masks: Array, side: int) -> Array:
+    """Of masks (n, size, size) what most pixels of each patch are: uint8 (n, side * side).
+
+    255 wins like any class; of equally many the lowest index. Where the size does not divide, a
+    pixel belongs to the patch that its row and column times side / size fall into.
+    """
+    size = masks.shape[1]
+    cell = np.arange(size) * side // size
+    patches = (cell[:, None] * side + cell) * (IGNORED + 1)
+    labels = np.empty((len(masks), side * side), np.uint8)
+    for mask, out in zip(masks, labels):
+        counts = np.bincount((patches + mask).reshape(-1), minlength=side**2 * (IGNORED + 1))
+        out[...] = counts.reshape(side * side, -1).argmax(axis=1)
+    return labels

@@ -17,6 +17,11 @@ import click
 import numpy as np
 
 from benchmarks.demo import edgetune, edgetune_json
+from edge_runtime.config import AdaptorConfig
+from edge_runtime.features import FeatureFolder
+from edge_runtime.metrics import PixelEvaluation
+from edge_runtime.pixels import Pixels
+from edge_runtime.program import Workspace
 
 PATH = click.Path(path_type=Path)
 CLASSES = ("background", "disc", "square", "triangle")
@@ -30,7 +35,8 @@ SIZE = 224
 @click.option("--codec", default="float16", show_default=True)
 @click.option("--work", default="shapes-out", show_default=True, type=PATH)
 def main(backbone: Path, images: int, epochs: int, codec: str, work: Path) -> None:
-    """Prints mean IoU on test, of the epoch that did best on val, for both."""
+    """Prints mean IoU on test, of the epoch that did best on val, for both; and what the labels of
+    the patches would give, interpolated as logits are: as fine as the grid allows."""
     folder, features = work / "images", work / f"features-{codec}"
     if not folder.exists():
         draw_folder(folder, {"train": images, "val": images // 2, "test": images // 2})
@@ -45,6 +51,22 @@ def main(backbone: Path, images: int, epochs: int, codec: str, work: Path) -> No
             "evaluate", str(out.with_name(f"{out.stem}.best{out.suffix}")), str(features)
         )
         click.echo(f"{name:14}{row(found)}  peak RSS {run['peak_rss_bytes'] / 2**20:.1f} MiB")
+    click.echo(f"{'labels':14}mean IoU {of_labels(FeatureFolder.open(features)):.4f}")
+
+
+def of_labels(features: FeatureFolder) -> float:
+    """Mean IoU on test of the patches' own labels."""
+    split, classes = features.split("test"), len(features.classes)
+    prefix, dim = features.prefix_tokens, features.embed_dim
+    config = AdaptorConfig(
+        "segmentation", split.tokens, prefix, dim, classes, 0, 0, 1, "mean", 1e-6, 1.0
+    )
+    pixels = Pixels(config, split.mask_size, Workspace())
+    for index, labels in enumerate(split.labels):
+        split.read_masks(np.array([index]), pixels.truth[None])
+        grid = labels.reshape(config.grid_side, -1)
+        pixels.count(np.stack([grid == label for label in range(classes)]).astype(np.float32))
+    return PixelEvaluation(pixels.counts).mean_iou
 
 
 def row(found: dict[str, Any]) -> str:

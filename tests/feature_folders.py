@@ -97,9 +97,7 @@ def write_features(
             written.features[split] = (means[labels] + noise).astype(np.float32)
             written.labels[split] = labels
         written.paths[split] = [f"{split}/class-{c}/{i}.png" for i, c in enumerate(labels)]
-        manifest["splits"][split] = _write_split(
-            written, split, codec, shard_rows, masks
-        )
+        manifest["splits"][split] = _write_split(written, split, codec, shard_rows, masks)
     sign(path, manifest)
     return written
 

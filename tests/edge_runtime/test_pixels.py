@@ -80,7 +80,7 @@ def test_a_patch_is_labelled_as_most_of_its_pixels() -> None:
 def test_patches_that_do_not_divide_cover_every_pixel() -> None:
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 3, (1, 7, 7)).astype(np.uint8)
-    cells = [range(0, 3), range(3, 5), range(5, 7)]
+    cells = [range(3), range(3, 5), range(5, 7)]
     expected: list[Any] = [
         np.bincount(mask[0][np.ix_(rows, columns)].ravel()).argmax()
         for rows in cells

@@ -30,9 +30,7 @@ MEBIBYTE = 1 << 20
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("budget") / "masked"
     rows = {"train": 40, "val": 10, "test": 10}
-    return write_features(
-        folder, rows=rows, shard_rows=20, mask_size=224, classes=30, **SHAPE
-    ).path
+    return write_features(folder, rows=rows, shard_rows=20, mask_size=224, classes=30, **SHAPE).path
 
 
 @pytest.mark.parametrize("options", [(), ("--blocks", 0), ("--threads", 2)], ids=str)

@@ -159,10 +159,16 @@ class FeatureSplit:
                 file, header = self._file(index)
                 start = header.tensors["masks"].offset + (row - self._starts[index]) * mask.size
                 tensorfile.read_into(file, start, mask, self.shards[index].path)
-        if ((out >= len(self.folder.classes)) & (out != IGNORED)).any():
-            raise FormatError(
-                f"{self.folder.path}: a mask of split {self.name} names no class; run extract again"
-            )
+        pixels = out.reshape(-1)
+        for start in range(0, len(pixels), PIECE_BYTES):
+            piece = pixels[start : start + PIECE_BYTES]
+            wrong = piece >= len(self.folder.classes)
+            wrong &= piece != IGNORED
+            if wrong.any():
+                raise FormatError(
+                    f"{self.folder.path}: a mask of split {self.name} names no class; run extract "
+                    f"again"
+                )
 
     def prefetch(self, rows: Array) -> None:
         """Has the system read these rows into its own cache, which is not this process's memory,

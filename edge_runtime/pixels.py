@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.allocate import zeros
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
 from edge_runtime.program import Workspace
@@ -26,7 +27,7 @@ class Pixels:
 
     def __init__(self, config: AdaptorConfig, size: int, workspace: Workspace):
         self.classes, self.size = config.classes, size
-        self.weights = bilinear(config.grid_side, size).astype(workspace.dtype)
+        self.weights = bilinear(config.grid_side, size, workspace.dtype)
         strip = min(STRIP, size)
         shape = (strip, size)
         self.truth = workspace.array("pixels.truth", (size, size), np.uint8)
@@ -110,11 +111,11 @@ class CountPixels:
                 self.pixels.count(grids)
 
 
-def bilinear(side: int, size: int) -> Array:
+def bilinear(side: int, size: int, dtype: Any = np.float64) -> Array:
     """Weights (size, side) of `side` values for `size` places between and beyond their centres."""
     place = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0.0, side - 1.0)
     first = np.minimum(place.astype(np.intp), max(0, side - 2))
-    weights = np.zeros((size, side))
+    weights = zeros((size, side), dtype)
     weights[np.arange(size), first] = 1.0 - (place - first)
     if side > 1:
         weights[np.arange(size), first + 1] = place - first

@@ -43,6 +43,7 @@ SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
+PIXEL_WORK = 192 << 10  # what reading, checking and counting of masks takes in passing
 COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
@@ -60,7 +61,7 @@ class MemoryPlan:
     operations: int
     held_space_bytes: int
     held_data_bytes: int
-    count_bytes: int
+    pixel_bytes: int
 
     @property
     def lanes(self) -> int:
@@ -81,8 +82,8 @@ class MemoryPlan:
 
     @property
     def object_bytes(self) -> int:
-        """Python's own objects, and counts of pixels by class."""
-        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations + self.count_bytes
+        """Python's own objects; of lanes that evaluate pixels, counts and weights."""
+        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations + self.pixel_bytes
 
     @property
     def predicted_peak_rss_bytes(self) -> int:
@@ -150,6 +151,21 @@ class Planner:
         """The fastest tile; no more helps."""
         return fastest_tile(self.adaptor.tokens, self.training.batch_size, self.threads)
 
+    @property
+    def mask_size(self) -> int:
+        """Pixels along a side of the masks that are evaluated on; 0 where there are none."""
+        return max((getattr(s, "mask_size", 0) for s in self.evaluated), default=0)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """What a lane that evaluates pixels holds beside its buffers: counts, weights of the
+        interpolation."""
+        if not self.mask_size:
+            return 0
+        adaptor = self.adaptor
+        counts = COUNTS * 8 * adaptor.head_rows**2
+        return PIXEL_WORK + counts + 4 * self.mask_size * adaptor.grid_side
+
     def shape(self, tile: int, lanes: int = 1) -> StepShape:
         """The step's shape at tiles of so many images in so many lanes."""
         training = self.training
@@ -160,7 +176,7 @@ class Planner:
             drop_path=training.drop_path if self.adaptor.blocks else 0.0,
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
             lanes=lanes,
-            mask_size=max((getattr(s, "mask_size", 0) for s in self.evaluated), default=0),
+            mask_size=self.mask_size,
         )
 
     def plan(self, tile: int, lanes: int = 1, budget: int | None = None) -> MemoryPlan:
@@ -189,7 +205,7 @@ class Planner:
             weights_bytes=sum(buffer.nbytes for buffer in workspace.buffers.values()),
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,
-            count_bytes=COUNTS * 8 * self.adaptor.head_rows**2 * (lanes if self.evaluated else 0),
+            pixel_bytes=lanes * self.pixel_bytes,
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan

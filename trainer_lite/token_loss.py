@@ -30,12 +30,12 @@ class TokenLoss:
         self.total = workspace.array("loss.total", (t,))
         self.terms = workspace.array("loss.terms", (t,))
         self.rows = workspace.array("loss.rows", (t, classes))
-        self.positions = np.arange(t)
+        self.positions = workspace.array("loss.positions", (t,), np.intp)
 
     @property
     def uses(self) -> tuple[Array, ...]:
         """All that `run` touches of the workspace."""
-        work = (self.targets, self.known, self.total, self.terms, self.rows)
+        work = (self.targets, self.known, self.total, self.terms, self.rows, self.positions)
         return (self.logits, self.dlogits, *work)
 
     def run(
@@ -78,7 +78,10 @@ class TokenLoss:
         gradient[picked] -= terms
 
     def _set_targets(self, labels: Array) -> None:
-        """The class of each token, 0 where `known` is false."""
+        """The class of each token, 0 where `known` is false, and where the token stands."""
+        self.positions.fill(1)
+        np.add.accumulate(self.positions, out=self.positions)
+        self.positions -= 1
         targets = self.targets.reshape(self.shape)
         targets.fill(IGNORED)
         targets[:, self.config.prefix_tokens :] = labels

@@ -181,6 +181,10 @@ class FeatureSplit:
                 file, header = self._file(index)
                 start = header.tensors["features"].offset + (row - self._starts[index]) * width
                 os.posix_fadvise(file.fileno(), start, width, os.POSIX_FADV_WILLNEED)
+                if self.mask_size:
+                    size = self.mask_size**2
+                    start = header.tensors["masks"].offset + (row - self._starts[index]) * size
+                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Closes all shard files; they open again when they are read again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,19 @@ def token_labels(masks: Array, side: int) -> Array:
     255 wins like any class; of equally many the lowest index. Where the size does not divide, a
     pixel belongs to the patch that its row and column times side / size fall into.
     """
-    size = masks.shape[1]
-    cell = np.arange(size) * side // size
-    patches = (cell[:, None] * side + cell) * (IGNORED + 1)
-    labels = np.empty((len(masks), side * side), np.uint8)
+    labels = np.empty((len(masks), side, side), np.uint8)
     for mask, out in zip(masks, labels):
-        counts = np.bincount((patches + mask).reshape(-1), minlength=side**2 * (IGNORED + 1))
-        out[...] = counts.reshape(side * side, -1).argmax(axis=1)
-    return labels
+        for row, counts in enumerate(class_counts(mask, side, IGNORED)):
+            out[row] = counts.argmax(axis=1)
+    return labels.reshape(len(masks), -1)
+
+
+def class_counts(mask: Array, side: int, classes: int) -> Iterator[Array]:
+    """Of a mask (size, size), for each row of patches the pixels of each class in each patch:
+    (side, classes + 1), those without a class last."""
+    size = len(mask)
+    cell = np.arange(size) * side // size
+    starts = np.searchsorted(cell, np.arange(side + 1))
+    for first, stop in zip(starts, starts[1:]):
+        pairs = np.minimum(mask[first:stop], classes, dtype=np.intp) + cell * (classes + 1)
+        yield np.bincount(pairs.reshape(-1), minlength=side * (classes + 1)).reshape(side, -1)

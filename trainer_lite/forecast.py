@@ -83,7 +83,8 @@ def total(board: Board, operations: Sequence[Operation]) -> float:
 
 def storage_seconds(board: Board, source: FeatureSource) -> float:
     """Seconds of reading all features from storage; 0 where they stay in memory."""
-    nbytes = len(source.labels) * source.scratch_bytes(1)
+    nbytes = source.scratch_bytes(1) + getattr(source, "mask_size", 0) ** 2
+    nbytes *= len(source.labels)
     memory = board.machine.get("memory_bytes", 0)
     if not isinstance(memory, int) or 2 * nbytes <= memory:
         return 0.0

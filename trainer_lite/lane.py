@@ -95,7 +95,7 @@ class Tile:
         if isinstance(lane.head, TokenOutcomes):
             from trainer_lite.token_loss import TokenLoss  # not in memory where it is not used
 
-            self.token_loss = TokenLoss(forward, backward.dlogits, workspace)
+            self.token_loss = TokenLoss(forward, backward.dlogits, lane.source, workspace)
             self.program.emit(self._token_loss, uses=(*self.token_loss.uses, *lane.head.all))
             backward.emit(self.program)
             return
@@ -128,6 +128,7 @@ class Tile:
         batch, part, found = self._batch, self._part, self.lane.head
         assert isinstance(found, TokenOutcomes)
         self.token_loss.run(
+            batch.rows[part],
             batch.labels[part],
             self.lane.smoothing,
             batch.counted,

@@ -96,6 +96,35 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
         assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("tile", [1, 3, 8])
+def test_shares_of_pixels_are_trained_towards_as_in_pytorch(tile: int, smoothing: float) -> None:
+    config = config_of(kind="segmentation", blocks=3)
+    parameters, problem = random_parameters(config, np.float64), problem_of(config, 8, np.float64)
+    masks = np.random.default_rng(0).choice([0, 1, 2, 4, IGNORED], (8, 12, 12)).astype(np.uint8)
+
+    def read_masks(rows: Any, out: Any) -> None:
+        out[...] = masks[rows]
+
+    problem.mask_size, problem.read_masks = 12, read_masks  # type: ignore[attr-defined]
+    step = step_of(parameters, problem, batch=8, tile=tile, smoothing=smoothing)
+    loss, _ = step.run(np.arange(8), problem.labels)
+    cells = masks.reshape(8, 3, 4, 3, 4).transpose(0, 1, 3, 2, 4).reshape(8, 9, 16)
+    counts = np.stack([(cells == label).sum(axis=2) for label in range(5)], axis=1)
+    known = torch.tensor(problem.labels != IGNORED)
+    leaves = to_torch(parameters)
+    logits = adaptor_logits(config, leaves, torch.tensor(problem.features))
+    expected = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2)[known],
+        torch.tensor(counts / counts.sum(axis=1, keepdims=True)).transpose(1, 2)[known],
+        label_smoothing=smoothing,
+    )
+    expected.backward()
+    assert loss / counted(problem.labels) == pytest.approx(expected.item(), rel=1e-12)
+    for name, leaf in leaves.items():
+        assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name
+
+
 OUTLIERS: dict[str, Any] = {
     "none": lambda z: None,
     "tokens of a thousandfold norm": lambda z: z.__setitem__(np.s_[:, 3:5], z[:, 3:5] * 1000),

@@ -19,6 +19,7 @@ from tests.feature_folders import alter_shard, write_features
 from tests.problems import config_of, problem_of, random_parameters, step_of
 from trainer_lite.checkpoint import Checkpoints, Every
 from trainer_lite.config import TrainConfig
+from trainer_lite.data import sources
 from trainer_lite.frontier import frontier
 from trainer_lite.stops import InterruptedRunError
 from trainer_lite.trainer import Trainer
@@ -109,6 +110,19 @@ def test_tiles_change_nothing(tile: int) -> None:
     for name, gradient in expected.items():
         error = np.abs(gradients[name] - gradient).max() / np.abs(gradient).max()
         assert error < 1e-5, name
+
+
+def test_val_can_be_fitted_on_too(folder: FeatureFolder) -> None:
+    source = sources(folder, "train+val")[0]
+    rows = np.array([1, 25, 23, 30])
+    found, expected = np.empty((2, 4, 32, 32), np.uint8)
+    source.read_masks(rows, found)  # type: ignore[attr-defined]
+    for row, out in zip(rows, expected):
+        name, local = ("train", row) if row < 24 else ("val", row - 24)
+        folder.split(name).read_masks(np.array([local]), out[None])
+    np.testing.assert_array_equal(found, expected)
+    config = TrainConfig(kind="segmentation", rank=4, blocks=1, epochs=8, fit_on="train+val")
+    assert Trainer(config).fit(folder).history[-1].train_accuracy > 0.5
 
 
 def test_a_batch_without_labels_has_no_gradient() -> None:

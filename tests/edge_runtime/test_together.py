@@ -18,6 +18,8 @@ SHAPES: list[dict[str, Any]] = [
     {"rank": 6, "heads": 3, "pool": "cls", "input_rms": 1.3, "classes": 3},
     {"kind": "linear"},
     {"blocks": 3, "norm_eps": 1e-4},
+    {"kind": "segmentation", "blocks": 3},
+    {"kind": "segmentation", "rank": 0, "blocks": 0},
 ]
 
 
@@ -37,7 +39,7 @@ class Reading(ArrayFeatures):
         super().read(rows, z, norms, scratch)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,), (4, 0, 5), (5,)])
 def test_each_answers_as_it_does_alone(order: tuple[int, ...]) -> None:
     features = problem_of(config_of(), 47, np.float32).features  # a whole tile, and a part of one
     adaptors = [adaptor_of(place, **SHAPES[index]) for place, index in enumerate(order)]
@@ -46,7 +48,8 @@ def test_each_answers_as_it_does_alone(order: tuple[int, ...]) -> None:
     found = together.predict(source)
     assert source.rows_read == 47
     for adaptor, probabilities in zip(adaptors, found):
-        expected = adaptor.predict_proba(features)
+        ask = adaptor.predict_logits if adaptor.config.dense else adaptor.predict_proba
+        expected = ask(features)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     for again, before in zip(together.predict(features[:3]), found):
         np.testing.assert_allclose(again, before[:3], atol=1e-5)

@@ -16,6 +16,7 @@ from edge_runtime.errors import ConfigError, FormatError
 
 Array = np.ndarray[Any, Any]
 
+ROWS = 16  # of pixels that are counted at a time, to take little memory
 MAX_SIZE = 8192  # pixels along a side, as of an image (preprocess.py)
 
 
@@ -77,6 +78,11 @@ def class_counts(mask: Array, side: int, classes: int) -> Iterator[Array]:
     size = len(mask)
     cell = np.arange(size) * side // size
     starts = np.searchsorted(cell, np.arange(side + 1))
+    offsets, bins = cell * (classes + 1), side * (classes + 1)
     for first, stop in zip(starts, starts[1:]):
-        pairs = np.minimum(mask[first:stop], classes, dtype=np.intp) + cell * (classes + 1)
-        yield np.bincount(pairs.reshape(-1), minlength=side * (classes + 1)).reshape(side, -1)
+        counts = np.zeros(bins, np.intp)
+        for start in range(first, stop, ROWS):
+            pairs = np.minimum(mask[start : min(start + ROWS, stop)], classes, dtype=np.intp)
+            pairs += offsets
+            counts += np.bincount(pairs.reshape(-1), minlength=bins)
+        yield counts.reshape(side, -1)

@@ -163,8 +163,10 @@ class Planner:
         if not self.mask_size:
             return 0
         adaptor = self.adaptor
+        from edge_runtime.masks import ROWS  # loaded already, where there are masks
+
         counts = COUNTS * 8 * adaptor.head_rows**2
-        return PIXEL_WORK + counts + 4 * self.mask_size * adaptor.grid_side
+        return PIXEL_WORK + counts + self.mask_size * (8 * ROWS + 4 * adaptor.grid_side)
 
     def shape(self, tile: int, lanes: int = 1) -> StepShape:
         """The step's shape at tiles of so many images in so many lanes."""

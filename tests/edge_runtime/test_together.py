@@ -39,7 +39,9 @@ class Reading(ArrayFeatures):
         super().read(rows, z, norms, scratch)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,), (4, 0, 5), (5,)])
+@pytest.mark.parametrize(
+    "order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,), (4, 0, 5), (5,)]
+)
 def test_each_answers_as_it_does_alone(order: tuple[int, ...]) -> None:
     features = problem_of(config_of(), 47, np.float32).features  # a whole tile, and a part of one
     adaptors = [adaptor_of(place, **SHAPES[index]) for place, index in enumerate(order)]

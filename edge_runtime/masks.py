@@ -16,7 +16,7 @@ from edge_runtime.errors import ConfigError, FormatError
 
 Array = np.ndarray[Any, Any]
 
-ROWS = 16  # of pixels that are counted at a time, to take little memory
+PIXELS = 1 << 14  # that are counted at a time, to take little memory
 MAX_SIZE = 8192  # pixels along a side, as of an image (preprocess.py)
 
 
@@ -67,22 +67,26 @@ def token_labels(masks: Array, side: int) -> Array:
     """
     labels = np.empty((len(masks), side, side), np.uint8)
     for mask, out in zip(masks, labels):
-        for row, counts in enumerate(class_counts(mask, side, IGNORED)):
-            out[row] = counts.argmax(axis=1)
+        for rows, counts in class_counts(mask, side, IGNORED):
+            out[rows] = counts.argmax(axis=2)
     return labels.reshape(len(masks), -1)
 
 
-def class_counts(mask: Array, side: int, classes: int) -> Iterator[Array]:
-    """Of a mask (size, size), for each row of patches the pixels of each class in each patch:
-    (side, classes + 1), those without a class last."""
+def class_counts(mask: Array, side: int, classes: int) -> Iterator[tuple[slice, Array]]:
+    """Of a mask (size, size) and some rows of patches at a time: which, and the pixels of each
+    class in each patch, (rows, side, classes + 1), those without a class last."""
     size = len(mask)
     cell = np.arange(size) * side // size
-    starts = np.searchsorted(cell, np.arange(side + 1))
-    offsets, bins = cell * (classes + 1), side * (classes + 1)
-    for first, stop in zip(starts, starts[1:]):
-        counts = np.zeros(bins, np.intp)
-        for start in range(first, stop, ROWS):
-            pairs = np.minimum(mask[start : min(start + ROWS, stop)], classes, dtype=np.intp)
-            pairs += offsets
-            counts += np.bincount(pairs.reshape(-1), minlength=bins)
-        yield counts.reshape(side, -1)
+    starts = np.searchsorted(cell, np.arange(side + 1)).tolist()
+    step, height = max(1, PIXELS * side // size**2), max(1, PIXELS // size)
+    for top in range(0, side, step):
+        bottom = min(top + step, side)
+        shape = (bottom - top, side, classes + 1)
+        counts = np.zeros(math.prod(shape), np.intp)
+        for start in range(starts[top], starts[bottom], height):
+            rows = slice(start, min(start + height, starts[bottom]))
+            pairs = np.minimum(mask[rows], classes, dtype=np.intp)
+            pairs += cell * (classes + 1)
+            pairs += (cell[rows, None] - top) * (side * (classes + 1))
+            counts += np.bincount(pairs.reshape(-1), minlength=len(counts))
+        yield slice(top, bottom), counts.reshape(shape)

@@ -43,7 +43,7 @@ SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
-PIXEL_WORK = 192 << 10  # what reading, checking and counting of masks takes in passing
+PIXEL_WORK = 256 << 10  # what reading, checking and counting of masks takes in passing
 COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
@@ -158,15 +158,13 @@ class Planner:
 
     @property
     def pixel_bytes(self) -> int:
-        """What a lane that evaluates pixels holds beside its buffers: counts, weights of the
+        """What a lane that reads masks holds beside its buffers: counts, weights of the
         interpolation."""
-        if not self.mask_size:
-            return 0
         adaptor = self.adaptor
-        from edge_runtime.masks import ROWS  # loaded already, where there are masks
-
+        if not adaptor.dense:
+            return 0
         counts = COUNTS * 8 * adaptor.head_rows**2
-        return PIXEL_WORK + counts + self.mask_size * (8 * ROWS + 4 * adaptor.grid_side)
+        return PIXEL_WORK + counts + 4 * self.mask_size * adaptor.grid_side
 
     def shape(self, tile: int, lanes: int = 1) -> StepShape:
         """The step's shape at tiles of so many images in so many lanes."""

@@ -102,7 +102,7 @@ class TokenLoss:
         for position in range(len(rows)):
             self.source.read_masks(rows[position : position + 1], self.mask)
             patches = by_image[:, position, config.prefix_tokens :].reshape(classes, side, side)
-            for row, counts in enumerate(class_counts(self.mask[0], side, classes)):
-                known = counts[:, :classes]
-                sums = np.maximum(known.sum(axis=1, keepdims=True), 1)
-                patches[:, row] = (known / sums).T
+            for part, counts in class_counts(self.mask[0], side, classes):
+                known = counts[..., :classes]
+                sums = np.maximum(known.sum(axis=2, keepdims=True), 1)
+                patches[:, part] = (known / sums).transpose(2, 0, 1)

@@ -63,10 +63,8 @@ class AdaptorConfig:
         if self.kind == "attention" or (self.dense and self.blocks):
             self._check_blocks()
         elif self.blocks or self.rank:
-            raise ConfigError(
-                f"kind {self.kind} without blocks: blocks and rank must be 0, "
-                f"not {self.blocks} and {self.rank}"
-            )
+            what = "without blocks" if self.dense else "has no blocks"
+            raise ConfigError(f"kind {self.kind} {what}: blocks and rank must be 0")
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if not least <= value <= most:

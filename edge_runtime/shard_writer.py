@@ -129,7 +129,7 @@ class ShardBuffer:
         if self.masks is not None:
             self._masks[here] = labels
         else:
-            self._labels += labels
+            self._labels.extend(labels)
         self._paths += paths
 
     def skip(self, path: str, reason: str) -> None:

@@ -60,8 +60,9 @@ def scan(root: Path) -> ImageFolder:
     classes = _classes(root, found)
     if set(classes) == {"images", "masks"}:
         raise DataError(
-            f"{root} has images/ and masks/, and no classes.txt that says what the masks hold; "
-            f"write one, a class name a line (or rename the folders, if they are two classes)"
+            f"{root} has images/ and masks/ in place of classes; for segmentation put both into "
+            f"train/ (val/, test/), and beside it classes.txt, a name a line (if they are two "
+            f"classes, rename them)"
         )
     labels = {name: label for label, name in enumerate(classes)}
     splits = {

@@ -88,8 +88,9 @@ def test_a_wrong_layout_is_refused(case: str, root: Path) -> None:
 def test_masks_without_classes_are_not_taken_for_classes(root: Path) -> None:
     (root / "classes.txt").unlink()
     assert not has_masks(root)
-    with pytest.raises(DataError, match=r"no classes\.txt that says what the masks hold"):
-        scan(root)
+    for folder in (root, root / "train"):
+        with pytest.raises(DataError, match=r"images/ and masks/ in place of classes; for seg"):
+            scan(folder)
 
 
 @pytest.mark.parametrize("size", [6, 8, 20], ids=lambda size: f"crop {size}")

@@ -13,7 +13,7 @@ from edge_runtime import formats, tensorfile
 from edge_runtime.basis import Basis, checked, fitting, named
 from edge_runtime.classifier import ENTRIES, Classifier, parse_entries
 from edge_runtime.config import AdaptorConfig
-from edge_runtime.errors import DataError, FormatError
+from edge_runtime.errors import DataError, FormatError, MismatchError
 from edge_runtime.metrics import Evaluation
 from edge_runtime.predictor import Predictor, check_shape
 from edge_runtime.program import Workspace
@@ -43,16 +43,39 @@ class Adaptor(Classifier):
     _predictor: Predictor | None = field(default=None, repr=False, compare=False)
 
     def predict_logits(self, features: Array | FeatureSource) -> Array:
-        """Logits (rows, classes) of features (rows, tokens, dim) in true units, or of a source."""
+        """Logits (rows, classes) of features (rows, tokens, dim) in true units, or of a source; of
+        kind segmentation (rows, classes, side, side), for every patch token."""
         source = ArrayFeatures(features) if isinstance(features, np.ndarray) else features
         return self._ready(source).logits(source)
 
     def predict_proba(self, features: Array | FeatureSource) -> Array:
-        """Probabilities (rows, classes); rows sum to 1."""
+        """Probabilities, of the shape of the logits; they sum to 1 over the classes."""
         return softmax_rows(self.predict_logits(features))
 
+    @property
+    def mask_size(self) -> int:
+        """Pixels along a side of what the backbone sees: its crop, which masks are of."""
+        from edge_runtime.masks import mask_size  # not in memory where it is not used
+
+        where = Path("the adaptor's backbone")
+        preprocessing = formats.field(self.backbone, "preprocessing", dict, where)
+        return mask_size(preprocessing, where)
+
+    def predict_masks(self, features: Array | FeatureSource) -> Array:
+        """Of kind segmentation the class of every pixel of the crop, uint8 (rows, size, size)."""
+        from edge_runtime.pixels import Pixels
+
+        if not self.config.dense:
+            raise MismatchError(f"an adaptor of kind {self.config.kind} predicts no masks")
+        pixels = Pixels(self.config, self.mask_size, Workspace(np.float32))
+        return np.stack([pixels.mask(grids) for grids in self.predict_logits(features)])
+
     def evaluate(self, source: FeatureSource) -> Evaluation:
-        """Accuracy and confusion on labelled features."""
+        """Accuracy and confusion on labelled features; of kind segmentation over pixels.
+
+        Raises:
+            MismatchError: features of another shape, or without the masks that this needs.
+        """
         return self._ready(source).evaluate(source)
 
     def save(self, path: str | Path) -> None:
@@ -108,15 +131,17 @@ class Adaptor(Classifier):
         return weights
 
     def _ready(self, source: FeatureSource) -> Predictor:
-        if self._predictor is None:
+        size = getattr(source, "mask_size", 0) if self.config.dense else 0
+        found = self._predictor
+        if found is None or (size and (found.pixels is None or found.pixels.size != size)):
             check_shape(self.config, source)  # before buffers of the adaptor's shape are made
             workspace = Workspace(np.float32)
-            self._predictor = Predictor(self.fused(workspace), workspace)
-        return self._predictor
+            found = self._predictor = Predictor(self.fused(workspace), workspace, mask_size=size)
+        return found
 
 
 def softmax_rows(logits: Array) -> Array:
-    """Turns logits (rows, classes) into probabilities, in place."""
+    """Turns logits (rows, classes, ...) into probabilities, in place."""
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, logits)
     logits /= logits.sum(axis=1, keepdims=True)

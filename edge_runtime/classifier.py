@@ -66,14 +66,20 @@ class Classifier(ABC):
         """A split's rows with labels that are places in `classes`; they are matched by name.
 
         Raises:
-            MismatchError: features of another backbone, in another basis, or of unknown classes.
+            MismatchError: features of another backbone, in another basis, of unknown classes, or
+                labelled otherwise.
             DataError: the folder has no such split.
         """
         self.check_stored(features)
+        if self.config.dense != (features.masks is not None):
+            raise MismatchError(
+                f"the adaptor is of kind {self.config.kind}, and {features.path} has "
+                + ("masks" if features.masks else "a class an image and no masks")
+            )
         rows = features.split(split)
         if features.classes == self.classes:
             return rows
-        if not set(features.classes) <= set(self.classes):
+        if self.config.dense or not set(features.classes) <= set(self.classes):
             raise MismatchError(
                 f"the adaptor knows the classes {', '.join(self.classes)}; {features.path} has "
                 f"{', '.join(features.classes)}"

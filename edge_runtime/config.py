@@ -9,8 +9,9 @@ from typing import Any
 
 from edge_runtime.errors import ConfigError
 
-KINDS = ("attention", "linear")
+KINDS = ("attention", "linear", "segmentation")
 POOLS = ("mean", "cls", "cls+mean")
+IGNORED = 255  # in masks and labels of tokens: no class
 # Far wider than any backbone, and narrow enough for squares and inverse squares in float32.
 BOUNDS = {"norm_eps": (1e-12, 1.0), "input_rms": (1e-12, 1e12)}
 
@@ -18,6 +19,9 @@ BOUNDS = {"norm_eps": (1e-12, 1.0), "input_rms": (1e-12, 1e12)}
 @dataclass(frozen=True)
 class AdaptorConfig:
     """Shape of an adaptor. `linear` is the probe: the head alone, no blocks.
+
+    `segmentation` has a class for every patch token, of a square grid; its head comes after each
+    token's norm, nothing is pooled, and 0 blocks are its linear probe.
 
     `tokens` counts the prefix tokens (class, register ...), which come first. `input_rms` is the
     root mean square of the training features; the adaptor sees features / input_rms.
@@ -54,14 +58,28 @@ class AdaptorConfig:
             raise ConfigError(
                 f"pool {self.pool} needs a class token, and this backbone has none; use --pool mean"
             )
-        if self.kind == "attention":
+        if self.dense:
+            self._check_grid()
+        if self.kind == "attention" or (self.dense and self.blocks):
             self._check_blocks()
         elif self.blocks or self.rank:
-            raise ConfigError("kind linear has no blocks: blocks and rank must be 0")
+            what = "without blocks" if self.dense else "has no blocks"
+            raise ConfigError(f"kind {self.kind} {what}: blocks and rank must be 0")
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ConfigError(f"{name} must be from {least:g} to {most:g}, not {value}")
+
+    def _check_grid(self) -> None:
+        if self.grid_side**2 != self.patch_tokens:
+            raise ConfigError(
+                f"kind segmentation needs patch tokens in a square grid, and these "
+                f"{self.patch_tokens} are none"
+            )
+        if self.pool != "mean":
+            raise ConfigError("kind segmentation pools nothing; leave --pool out")
+        if self.classes > IGNORED:
+            raise ConfigError(f"masks hold at most {IGNORED} classes, not {self.classes}")
 
     def _check_blocks(self) -> None:
         if self.blocks < 1 or self.rank < 1 or self.heads < 1:
@@ -82,9 +100,37 @@ class AdaptorConfig:
         return self.rank // self.heads
 
     @property
+    def dense(self) -> bool:
+        """Whether every patch token has logits of its own."""
+        return self.kind == "segmentation"
+
+    @property
+    def patch_tokens(self) -> int:
+        """Tokens that are no prefix tokens."""
+        return self.tokens - self.prefix_tokens
+
+    @property
+    def grid_side(self) -> int:
+        """Patch tokens along one side of their square grid."""
+        return math.isqrt(self.patch_tokens)
+
+    @property
+    def head_rows(self) -> int:
+        """Rows of the fused weight that are the head's: a class each, where it is dense."""
+        return self.classes if self.dense else 0
+
+    @property
     def product_rows(self) -> int:
-        """Rows of the fused weight that multiply z: all but the last block's U."""
+        """Rows of the fused weight that multiply z: all, but for the last block's U where only
+        the pooled stream is needed behind it."""
+        if self.dense:
+            return 4 * self.rank * self.blocks + self.classes
         return max(0, 4 * self.rank * self.blocks - self.rank)
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of an image's logits: (classes,), or (classes, side, side) of its patch tokens."""
+        return (self.classes, *[self.grid_side] * (2 if self.dense else 0))
 
     @property
     def pools(self) -> tuple[range, ...]:

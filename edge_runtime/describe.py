@@ -57,6 +57,8 @@ def _features(path: Path, verify: bool) -> formats.Json:
     manifest = folder.manifest
     content = {key: value for key, value in manifest.items() if key != "splits"}
     content["bytes_per_image"] = folder.codec.bytes_per_image(folder.tokens, folder.embed_dim)
+    if folder.masks is not None:
+        content["bytes_per_image"] += folder.masks.bytes_per_image
     content["skipped"] = len(formats.field(manifest, "skipped", list, path / formats.MANIFEST))
     for name in folder.split_names:
         split = folder.split(name)

@@ -18,8 +18,10 @@ import numpy as np
 from edge_runtime import __version__, atomic, formats, partial_folder
 from edge_runtime.backbone_base import BackboneBase
 from edge_runtime.codecs import Codec
+from edge_runtime.config import IGNORED
 from edge_runtime.errors import ConfigError, DataError, require
 from edge_runtime.image_folder import ImageFile, ImageFolder
+from edge_runtime.masks import MaskShape, mask_shape
 from edge_runtime.shard_writer import Shard, SplitWriter
 
 Ahead = Callable[[SplitWriter, Mapping[str, Sequence[ImageFile]]], None]
@@ -92,13 +94,17 @@ def extract(
 
     _check_output(out, images.root, force=force)
     tokens = codec.stored_tokens(backbone.tokens, backbone.prefix_tokens)
+    masks = None
+    if images.masked:
+        masks = mask_shape(backbone.preprocessing.size, tokens - backbone.prefix_tokens)
     backbone.verify()
     request = _request(images, backbone, codec, batch_size)
     partial = atomic.partial_path(out)
     with partial_folder.lock(partial):
         partial_folder.begin(partial, request, force=force)
         begin = time.monotonic()
-        writer = SplitWriter(partial, images.root, backbone, codec, batch_size, skipped, advance)
+        given = (partial, images.root, backbone, codec, batch_size, skipped, advance)
+        writer = SplitWriter(*given, masks=masks, classes=len(images.classes))
         if ahead is not None:
             ahead(writer, images.splits)
             writer = replace(
@@ -109,9 +115,9 @@ def extract(
         shards = {}
         for split, files in images.splits.items():
             shards[split] = writer.write(split, files)
-            if split == "train":
+            if split == "train" and not images.masked:
                 _check_classes(images, shards[split])
-        manifest = _manifest(images, backbone, codec, shards)
+        manifest = _manifest(images, backbone, codec, shards, masks)
         formats.write_json(partial / formats.MANIFEST, manifest)
         atomic.refuse_existing(out, force=force)
         atomic.publish_folder(partial, out)
@@ -120,7 +126,8 @@ def extract(
         identity=manifest["identity"],
         rows={split: entry["rows"] for split, entry in manifest["splits"].items()},
         skipped=tuple(manifest["skipped"]),
-        bytes_per_image=codec.bytes_per_image(tokens, backbone.embed_dim),
+        bytes_per_image=codec.bytes_per_image(tokens, backbone.embed_dim)
+        + (masks.bytes_per_image if masks else 0),
         shards=sum(map(len, shards.values())),
         computed=computed,
         seconds=time.monotonic() - start,
@@ -131,7 +138,7 @@ def _request(
     images: ImageFolder, backbone: BackboneBase, codec: Codec, batch_size: int
 ) -> formats.Json:
     """Everything that the bytes of the shards follow from."""
-    files = {s: [[f.path, f.label, f.bytes] for f in files] for s, files in images.splits.items()}
+    files = {s: [_listed(f) for f in files] for s, files in images.splits.items()}
     return {
         "format": formats.RUN,
         "version": formats.VERSION,
@@ -142,6 +149,11 @@ def _request(
         "images": formats.identity({"classes": images.classes, "files": files}),
         "versions": _versions(backbone),
     }
+
+
+def _listed(file: ImageFile) -> list[str | int]:
+    listed: list[str | int] = [file.path, file.label, file.bytes]
+    return [*listed, file.mask, file.mask_bytes] if file.mask else listed
 
 
 def _versions(backbone: BackboneBase) -> dict[str, str]:
@@ -172,7 +184,11 @@ def _check_classes(images: ImageFolder, shards: Sequence[Shard]) -> None:
 
 
 def _manifest(
-    images: ImageFolder, backbone: BackboneBase, codec: Codec, shards: Mapping[str, Sequence[Shard]]
+    images: ImageFolder,
+    backbone: BackboneBase,
+    codec: Codec,
+    shards: Mapping[str, Sequence[Shard]],
+    masks: MaskShape | None,
 ) -> formats.Json:
     """The manifest of docs/formats.md."""
     tokens = codec.stored_tokens(backbone.tokens, backbone.prefix_tokens)
@@ -197,6 +213,8 @@ def _manifest(
             for path, reason in shard.skipped
         ],
     }
+    if masks is not None:
+        manifest["masks"] = {"size": masks.size, "ignored": IGNORED}
     return {**manifest, "identity": formats.identity(manifest), "versions": _versions(backbone)}
 
 

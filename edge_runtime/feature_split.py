@@ -21,10 +21,12 @@ import numpy as np
 from edge_runtime import formats, tensorfile
 from edge_runtime.allocate import allocate
 from edge_runtime.codecs import Codec, decode, scratch_layout
+from edge_runtime.config import IGNORED
 from edge_runtime.errors import DataError, FormatError
 
 if TYPE_CHECKING:
     from edge_runtime.features import FeatureFolder
+    from edge_runtime.masks import MaskShape
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +36,7 @@ PIECE_BYTES = 1 << 16  # of a shard that is checked
 
 
 def shard_layout(
-    codec: Codec, rows: int, tokens: int, embed_dim: int
+    codec: Codec, rows: int, tokens: int, embed_dim: int, masks: MaskShape | None = None
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Name -> (dtype, shape) of every tensor that a shard must hold."""
     layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
@@ -45,6 +47,9 @@ def shard_layout(
     scale = codec.scale_shape(rows, tokens)
     if scale is not None:
         layout["scale"] = (np.dtype("<f4"), scale)
+    if masks is not None:
+        layout["labels"] = (np.dtype("u1"), (rows, masks.side**2))
+        layout["masks"] = (np.dtype("u1"), (rows, masks.size, masks.size))
     return layout
 
 
@@ -68,6 +73,7 @@ class FeatureSplit:
     def __init__(self, folder: FeatureFolder, name: str, shards: list[Shard], rms: float):
         self.folder, self.name, self.shards, self.rms = folder, name, shards, rms
         self.tokens, self.embed_dim = folder.tokens, folder.embed_dim
+        self.mask_size = 0 if folder.masks is None else folder.masks.size
         self.rows = sum(shard.rows for shard in shards)
         self._starts = [0, *accumulate(shard.rows for shard in shards)]
         self._open: dict[int, tuple[BinaryIO, tensorfile.Header]] = {}
@@ -81,7 +87,8 @@ class FeatureSplit:
         if self._labels is None:
             parts = [self._tensor(index, "labels") for index in range(len(self.shards))]
             labels = np.concatenate(parts)
-            if labels.min() < 0 or labels.max() >= len(self.folder.classes):
+            known = labels[labels != IGNORED] if self.mask_size else labels
+            if known.size and (known.min() < 0 or known.max() >= len(self.folder.classes)):
                 raise FormatError(
                     f"{self.folder.path}: a label of split {self.name} names no class; "
                     f"run extract again"
@@ -140,6 +147,29 @@ class FeatureSplit:
             np.copyto(norms, narrow)
         return stored, scale
 
+    def read_masks(self, rows: Array, out: Array) -> None:
+        """Fills uint8 (n, mask_size, mask_size) with the masks of some rows.
+
+        Raises:
+            FormatError: a pixel names no class.
+        """
+        with self._lock:
+            for row, mask in zip(rows.tolist(), out):
+                index = bisect_right(self._starts, row) - 1
+                file, header = self._file(index)
+                start = header.tensors["masks"].offset + (row - self._starts[index]) * mask.size
+                tensorfile.read_into(file, start, mask, self.shards[index].path)
+        pixels = out.reshape(-1)
+        for start in range(0, len(pixels), PIECE_BYTES):
+            piece = pixels[start : start + PIECE_BYTES]
+            wrong = piece >= len(self.folder.classes)
+            wrong &= piece != IGNORED
+            if wrong.any():
+                raise FormatError(
+                    f"{self.folder.path}: a mask of split {self.name} names no class; run extract "
+                    f"again"
+                )
+
     def prefetch(self, rows: Array) -> None:
         """Has the system read these rows into its own cache, which is not this process's memory,
         while something else is computed. Only a hint."""
@@ -151,6 +181,10 @@ class FeatureSplit:
                 file, header = self._file(index)
                 start = header.tensors["features"].offset + (row - self._starts[index]) * width
                 os.posix_fadvise(file.fileno(), start, width, os.POSIX_FADV_WILLNEED)
+                if self.mask_size:
+                    size = self.mask_size**2
+                    start = header.tensors["masks"].offset + (row - self._starts[index]) * size
+                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Closes all shard files; they open again when they are read again."""
@@ -188,7 +222,8 @@ class FeatureSplit:
             header = tensorfile.read_header(file, shard.path)
             formats.check_version(header.metadata, formats.SHARD, shard.path)
             folder = self.folder
-            expected = shard_layout(folder.codec, shard.rows, folder.tokens, folder.embed_dim)
+            shape = (shard.rows, folder.tokens, folder.embed_dim)
+            expected = shard_layout(folder.codec, *shape, folder.masks)
             found = {n: (i.dtype, i.shape) for n, i in header.tensors.items()}
             if found != expected:
                 raise FormatError(f"{shard.path}: its tensors are not those of its manifest")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime import formats
 from edge_runtime.basis import Basis, named
 from edge_runtime.codecs import CODECS, Codec
-from edge_runtime.errors import DataError, FormatError
+from edge_runtime.errors import ConfigError, DataError, FormatError
 from edge_runtime.feature_split import FeatureSplit, Shard
+
+if TYPE_CHECKING:
+    from edge_runtime.masks import MaskShape
 
 SPLITS = ("train", "val", "test")
 
@@ -42,6 +45,7 @@ class FeatureFolder:
         self._basis_file: Shard | None = None
         if "basis" in manifest:
             self._open_basis(formats.field(manifest, "basis", dict, where), where)
+        self.masks = parse_masks(manifest, self.tokens - self.prefix_tokens, where)
         splits = formats.field(manifest, "splits", dict, where)
         self._splits = {name: self._parse_split(name, splits[name]) for name in splits}
         if "train" not in self._splits:
@@ -124,6 +128,19 @@ class FeatureFolder:
                 f"{self.embed_dim}; run extract again"
             )
         return shard
+
+
+def parse_masks(manifest: formats.Json, patch_tokens: int, where: Path) -> MaskShape | None:
+    """What a manifest says of masks; None for a folder that has a class an image."""
+    if "masks" not in manifest:
+        return None
+    from edge_runtime.masks import mask_shape, mask_size  # not in memory where there are none
+
+    entry = formats.field(manifest, "masks", dict, where)
+    try:
+        return mask_shape(mask_size(entry, where), patch_tokens)
+    except ConfigError as error:
+        raise FormatError(f"{where}: {error}") from None
 
 
 def parse_shard(entry: Any, where: Path) -> Shard:

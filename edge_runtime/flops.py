@@ -33,14 +33,15 @@ def program_macs(program: Program) -> int:
 
 
 def operation_macs(function: Any, arguments: tuple[Any, ...]) -> int:
-    """MACs of one operation: for a product, entries of the result x length of a sum."""
+    """MACs of one operation: for a product, entries of the result x length of a sum; what an
+    operation that has several inside says itself."""
     if function is np.matmul:
         left, _, out = arguments
         return int(out.size * left.shape[-1])
     if function is ops.times_transposed:
         square: Array = arguments[1]
         return int(arguments[-1].size * square.shape[-1])
-    return 0
+    return int(getattr(function, "macs", 0))
 
 
 def operation_cost(function: Any, arguments: tuple[Any, ...], uses: tuple[Array, ...]) -> Cost:
@@ -64,20 +65,27 @@ def textbook_forward_macs(config: AdaptorConfig) -> int:
     """MACs of one image's forward pass with the residual stream written out, in closed form.
 
     What an exported graph does, and what a counter of such graphs reports: for each block
-    N d 3r (q, k, v), N N r twice (scores, values) and N r d; then the head.
+    N d 3r (q, k, v), N N r twice (scores, values) and N r d; then the head, once or a patch.
     """
     n, d, r = config.tokens, config.embed_dim, config.rank
     block = n * d * 3 * r + 2 * n * n * r + n * r * d
-    return config.blocks * block + config.head_dim * config.classes
+    heads = config.patch_tokens if config.dense else 1
+    return config.blocks * block + heads * config.head_dim * config.classes
 
 
 def forward_macs(config: AdaptorConfig) -> int:
     """MACs of one image's forward pass as it runs here, in closed form (docs/adaptor.md).
 
     Width d is touched once, for all blocks, by C = 4rL - r rows; the last block's U acts on the
-    pooled feature alone. Softmax's sum is one more row of v; pooling is a product, too.
+    pooled feature alone. Softmax's sum is one more row of v; pooling is a product, too. Where every
+    token has logits, the head is a block more, of rows alone.
     """
     n, d, r, depth = config.tokens, config.embed_dim, config.rank, config.blocks
+    if config.dense:
+        rows = [4 * r] * depth + [config.classes]
+        earlier = sum(r * index * count for index, count in enumerate(rows))
+        attention = config.heads * n * (2 * config.head_rank + 1) if depth else 0
+        return n * (d * config.product_rows + earlier + depth * (r * r + attention))
     rows = [4 * r] * (depth - 1) + [3 * r] if depth else []
     earlier = sum(r * index * count for index, count in enumerate(rows))
     attention = config.heads * n * (2 * config.head_rank + 1) if depth else 0

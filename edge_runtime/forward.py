@@ -3,6 +3,9 @@
 One product touches the width of the features, `z fused^T`; all else is rank-sized. Notation and
 derivation: docs/adaptor.md. B images of N tokens, T = B N, width d, L blocks of rank r in `heads`
 heads of width e, K classes.
+
+The last product with that width is the head's: of the pooled stream, or, where every patch token
+has logits, as rows of `fused` too (docs/adaptor.md, "A class for every token").
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ class ForwardPass:
         keep: give each block its own buffers, so that a backward pass can follow.
 
     Set `z` (T, d), decoded features, and `norms` (T,), their centred squared norms, before each
-    run; `logits` (B, K) holds the result.
+    run; `logits` holds the result: (B, K), or (K, T) where every token has its own; prefix tokens
+    have some there, too, which mean nothing.
     """
 
     def __init__(
@@ -87,17 +91,32 @@ class ForwardPass:
         self.norms = workspace.array("norms", (t,))
         self.x = workspace.array("x", (c, t))
         self.h = workspace.array("h", (depth * r, t))
+        self.blocks = [BlockBuffers(self, index, keep) for index in range(depth)]
+        if config.dense:
+            self.head_normed = self.x[c - config.classes :]  # P, then P / sigma, as in a block
+            self.head_rstd = workspace.array("head.rstd", (t,))
+            self.logits = workspace.array("logits", (config.classes, t))
+            return
         pooled = images * len(config.pools)
         self.pooled_h = workspace.array("pooled_h", (depth * r, pooled))
         self.normed_pool = workspace.array("head.normed", (images, config.head_dim))
         self.head_rstd = workspace.array("head.rstd", (pooled, 1))
         self.head_input = workspace.array("head.input", (images, config.head_dim))
         self.logits = workspace.array("logits", (images, config.classes))
-        self.blocks = [BlockBuffers(self, index, keep) for index in range(depth)]
+
+    @property
+    def image_logits(self) -> Array:
+        """The logits of each image: (B, K), or the grids of its patch tokens (B, K, side, side)."""
+        config, images = self.config, self.images
+        if not config.dense:
+            return self.logits
+        grids = self.logits.reshape(config.classes, images, -1)[:, :, config.prefix_tokens :]
+        shape = (config.classes, images, config.grid_side, config.grid_side)
+        return grids.reshape(shape).swapaxes(0, 1)
 
     def emit(self, program: Program) -> None:
         """Appends the whole forward pass."""
-        if self.config.blocks:
+        if self.config.product_rows:
             program.section("forward: product with the features")
             x_rows = self.workspace.array("x_rows", self.x.shape[::-1])
             right = self.weights.fused[: self.config.product_rows]
@@ -125,10 +144,13 @@ class ForwardPass:
             self._emit_projection(program, index, block)
             program.section(f"forward: block {index}, attention")
             self._emit_attention(program, index, block)
-            if index + 1 < self.config.blocks:
+            if index + 1 < self.config.blocks or self.config.dense:
                 program.section(f"forward: block {index}, norm of the stream")
                 self._emit_stream_norm(program, index, block)
         program.section("forward: head")
+        if self.config.dense:
+            self._emit_token_head(program)
+            return
         if pooled_z is None:
             pooled_z = self.workspace.array("pooled", (len(self.head_rstd), self.config.embed_dim))
             self.emit_pool(program, pooled_z)
@@ -185,6 +207,20 @@ class ForwardPass:
         program.emit(ops.sum_channels, work, added)
         program.emit(np.add, self.norms, added, self.norms)
         program.emit(ops.clamp_at_zero, self.norms)
+
+    def _emit_token_head(self, program: Program) -> None:
+        """LN(u_L) of every token, linear to the classes: the bracket of one block more."""
+        config, weights, normed = self.config, self.weights, self.head_normed
+        if config.blocks:
+            mixed = self.workspace.array("head.mixed", normed.shape)
+            cross = weights.cross[:, config.product_rows - config.classes :]
+            program.emit(np.matmul, cross.T, self.h, mixed)
+            program.emit(np.add, normed, mixed, normed)
+        program.emit(
+            ops.inverse_sigma, self.norms, config.embed_dim, config.norm_eps, self.head_rstd
+        )
+        program.emit(np.multiply, normed, self.head_rstd, normed)
+        program.emit(np.add, normed, weights.head_bias[:, None], self.logits)
 
     def emit_pool(self, program: Program, pooled_z: Array) -> None:
         """Pools z over input_rms: (B P, d), P pooled vectors of each image."""

@@ -20,11 +20,14 @@ LAYOUT = "expected one folder for each class, or train/, val/ and test/ with the
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image: its path below the root, the index of its class, its size in bytes."""
+    """One image: its path below the root, the index of its class, its size in bytes; or, where it
+    has a mask, the path and the size of that, and no class."""
 
     path: str
     label: int
     bytes: int
+    mask: str = ""
+    mask_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class ImageFolder:
     classes: tuple[str, ...]
     splits: dict[str, tuple[ImageFile, ...]]
     ignored: int
+    masked: bool = False
 
 
 def scan(root: Path) -> ImageFolder:
@@ -54,6 +58,12 @@ def scan(root: Path) -> ImageFolder:
         found[split], others = _class_files(root, folder, prefix)
         ignored += others
     classes = _classes(root, found)
+    if set(classes) == {"images", "masks"}:
+        raise DataError(
+            f"{root} has images/ and masks/ in place of classes; for segmentation put both into "
+            f"train/ (val/, test/), and beside it classes.txt, a name a line (if they are two "
+            f"classes, rename them)"
+        )
     labels = {name: label for label, name in enumerate(classes)}
     splits = {
         split: tuple(
@@ -100,8 +110,8 @@ def _class_files(root: Path, folder: Path, prefix: str) -> tuple[dict[str, Files
         if not entry.is_dir():
             continue
         files = []
-        for path, size in _walk(folder / entry.name, f"{prefix}{entry.name}/", ()):
-            if _is_image(path):
+        for path, size in walk(folder / entry.name, f"{prefix}{entry.name}/", ()):
+            if is_image(path):
                 files.append((path, size))
             else:
                 ignored += 1
@@ -129,7 +139,7 @@ def _classes(root: Path, found: dict[str, dict[str, Files]]) -> tuple[str, ...]:
     return classes
 
 
-def _walk(
+def walk(
     folder: Path, prefix: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, int]]:
     """(path, bytes) of all files below; links are followed, `above` are the folders on the way."""
@@ -139,7 +149,7 @@ def _walk(
         raise DataError(f"{folder} is a link back to a folder that holds it; remove the link")
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
+            yield from walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         elif entry.is_file():
             yield prefix + entry.name, entry.stat().st_size
         elif entry.is_symlink():  # leads nowhere: kept, so that it is named as unreadable
@@ -161,8 +171,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _images_inside(folder: Path) -> list[str]:
     """Names of the images that lie directly in a folder."""
-    return [e.name for e in _entries(folder) if not e.is_dir() and _is_image(e.name)]
+    return [e.name for e in _entries(folder) if not e.is_dir() and is_image(e.name)]
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
+    """Whether a path ends as those of images do that Pillow reads."""
     return PurePosixPath(path).suffix.lower() in readable_suffixes()

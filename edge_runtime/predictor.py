@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,10 +11,13 @@ from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import DataError, MismatchError
 from edge_runtime.forward import ForwardPass, default_tile
-from edge_runtime.metrics import Evaluation, evaluation_of
+from edge_runtime.metrics import Evaluation, PixelEvaluation, evaluation_of
 from edge_runtime.program import Program, SharingWorkspace, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
+
+if TYPE_CHECKING:
+    from edge_runtime.pixels import CountPixels, Pixels
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +29,8 @@ class Predictor:
         tile: images a pass; by default about 400 tokens.
         scratch_bytes: work space for reading; a source that needs more gets its own.
         others: further adaptors of the same backbone; all share one reading and one product.
+        mask_size: pixels along a side of the masks, where an adaptor with logits for every token is
+            to be evaluated, or asked for masks.
     """
 
     def __init__(
@@ -35,8 +40,14 @@ class Predictor:
         tile: int | None = None,
         scratch_bytes: int = 0,
         others: Sequence[FusedWeights] = (),
+        mask_size: int = 0,
     ):
         self.weights, self.workspace = weights, workspace
+        self.pixels: Pixels | None = None
+        if mask_size and weights.config.dense:
+            from edge_runtime.pixels import Pixels  # not in memory where it is not used
+
+            self.pixels = Pixels(weights.config, mask_size, workspace)
         shared = [SharingWorkspace(workspace, "z") for _ in others]
         self.parts = list(zip((weights, *others), (workspace, *shared)))
         self.tile_images = tile or default_tile(weights.config.tokens)
@@ -45,7 +56,7 @@ class Predictor:
         self.tile = self._tile_of(self.tile_images).program  # the largest first: it sets the sizes
 
     def logits(self, source: FeatureSource) -> Array:
-        """Logits of every row, (rows, classes).
+        """Logits of every row, (rows, classes); of every patch token, (rows, classes, side, side).
 
         Raises:
             MismatchError: features of another shape than the adaptor's.
@@ -56,14 +67,16 @@ class Predictor:
     def all_logits(self, source: FeatureSource) -> list[Array]:
         """As `logits`, of each adaptor that the tiles compute."""
         rows, dtype = len(source.labels), self.workspace.dtype
-        out = [np.empty((rows, w.config.classes), dtype) for w, _ in self.parts]
+        out = [np.empty((rows, *w.config.logits_shape), dtype) for w, _ in self.parts]
         for part, tile in self._run(source):
             for logits, forward in zip(out, tile.forwards):
-                logits[part] = forward.logits
+                logits[part] = forward.image_logits
         return out
 
     def evaluate(self, source: FeatureSource) -> Evaluation:
-        """Confusion of the most probable class against the labels."""
+        """Confusion of the most probable class against the labels; of pixels against the masks."""
+        if self.weights.config.dense:
+            return self._evaluate_pixels(source)
         predicted = np.empty(len(source.labels), np.int32)
         for part, tile in self._run(source):
             predicted[part] = tile.forwards[0].logits.argmax(axis=1)
@@ -75,8 +88,25 @@ class Predictor:
         for part, tile in self._run(source):
             yield part, tile.forwards[0].head_input, tile.forwards[0].logits
 
-    def _run(self, source: FeatureSource) -> Iterator[tuple[slice, InferenceTile]]:
-        """(rows, their tile with its logits); the next tile overwrites the logits."""
+    def _evaluate_pixels(self, source: FeatureSource) -> Evaluation:
+        pixels, size = self.pixels, getattr(source, "mask_size", 0)
+        if pixels is None or size != pixels.size:
+            raise MismatchError(
+                "an adaptor of kind segmentation is evaluated on features that have masks, all of "
+                "one size; extract a folder of images/ and masks/"
+            )
+        pixels.clear()
+        for _ in self._run(source, counting=True):
+            pass
+        return PixelEvaluation(pixels.counts)
+
+    def _run(
+        self, source: FeatureSource, *, counting: bool = False
+    ) -> Iterator[tuple[slice, InferenceTile]]:
+        """(rows, their tile with its logits); the next tile overwrites the logits.
+
+        With `counting`, pixels are counted, too.
+        """
         for weights, _ in self.parts:
             check_shape(weights.config, source)
         rows, scratch = len(source.labels), self._scratch
@@ -87,6 +117,8 @@ class Predictor:
             tile = self._tile_of(part.stop - start)
             tile.source, tile.rows = source, np.arange(start, part.stop)
             tile.scratch = scratch
+            if tile.count is not None:
+                tile.count.source, tile.count.rows = source if counting else None, tile.rows
             with np.errstate(all="ignore"):  # what overflows is refused below
                 tile.program.run()
             for forward in tile.forwards:
@@ -104,6 +136,7 @@ class InferenceTile:
 
     source: FeatureSource
     rows: Array
+    count: CountPixels | None = None
 
     def __init__(self, predictor: Predictor, images: int, scratch: Array):
         self.forwards = [ForwardPass(w, space, images) for w, space in predictor.parts]
@@ -119,6 +152,13 @@ class InferenceTile:
             first.emit(self.program)
         else:
             emit_together(self.forwards, predictor.workspace, self.program)
+        pixels = predictor.pixels
+        if pixels is not None:
+            from edge_runtime.pixels import CountPixels
+
+            self.count = CountPixels(pixels, first)
+            self.program.section("evaluation: a class for every pixel")
+            self.program.emit(self.count, uses=(first.logits, *pixels.uses))
 
     @ops.elementwise(passes=4)  # of float16, the usual codec
     def _read(self) -> None:

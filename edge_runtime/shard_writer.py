@@ -25,6 +25,8 @@ from edge_runtime.codecs import Codec
 from edge_runtime.errors import DataError, FormatError
 from edge_runtime.feature_split import shard_layout
 from edge_runtime.image_folder import ImageFile
+from edge_runtime.mask_folder import load_mask
+from edge_runtime.masks import MaskShape, token_labels
 from edge_runtime.preprocess import load_image, reason
 
 Array = np.ndarray[Any, Any]
@@ -76,10 +78,22 @@ def shard_ranges(readable: Sequence[bool], capacity: int) -> Iterator[tuple[int,
 
 
 class ShardBuffer:
-    """Collects up to `capacity` images; features are encoded as they come."""
+    """Collects up to `capacity` images; features are encoded as they come.
 
-    def __init__(self, codec: Codec, capacity: int, tokens: int, embed_dim: int) -> None:
-        self.codec, self.capacity = codec, capacity
+    With `masks`, images have masks instead of labels.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        capacity: int,
+        tokens: int,
+        embed_dim: int,
+        masks: MaskShape | None = None,
+    ) -> None:
+        self.codec, self.capacity, self.masks = codec, capacity, masks
+        if masks is not None:
+            self._masks = np.empty((capacity, masks.size, masks.size), np.uint8)
         self._shape = (tokens, embed_dim)
         stored_dim = codec.stored_dim(embed_dim)
         self._features = np.empty((capacity, tokens, stored_dim), codec.dtype)
@@ -104,12 +118,17 @@ class ShardBuffer:
         """How many images still fit."""
         return self.capacity - self.rows
 
-    def add(self, features: Array, labels: Sequence[int], paths: Sequence[str]) -> None:
-        """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image."""
+    def add(self, features: Array, labels: Sequence[int] | Array, paths: Sequence[str]) -> None:
+        """Takes float32 [n, tokens, embed_dim] with n <= free, and what goes with each image: its
+        label, or its mask, uint8 [n, size, size]."""
         self.add_encoded(*codecs.encode(self.codec, features), labels, paths)
 
     def add_encoded(
-        self, stored: Array, scale: Array | None, labels: Sequence[int], paths: Sequence[str]
+        self,
+        stored: Array,
+        scale: Array | None,
+        labels: Sequence[int] | Array,
+        paths: Sequence[str],
     ) -> None:
         """Takes what `codecs.encode` gave for n <= free images, and what goes with each."""
         here = slice(self.rows, self.rows + len(paths))
@@ -120,7 +139,10 @@ class ShardBuffer:
             self._scale[here] = scale
         self._norms[here] = codecs.token_norms(decoded)
         self._sums += [float(np.square(image, dtype=np.float64).sum()) for image in decoded]
-        self._labels += labels
+        if self.masks is not None:
+            self._masks[here] = labels
+        else:
+            self._labels.extend(labels)
         self._paths += paths
 
     def skip(self, path: str, reason: str) -> None:
@@ -136,8 +158,12 @@ class ShardBuffer:
         tensors = {"norms": self._norms[: self.rows]}
         if self._scale is not None:
             tensors["scale"] = self._scale[: self.rows]
-        tensors["labels"] = np.array(self._labels, "<i4")
+        if self.masks is None:
+            tensors["labels"] = np.array(self._labels, "<i4")
         tensors["features"] = self._features[: self.rows]
+        if self.masks is not None:
+            tensors["masks"] = self._masks[: self.rows]
+            tensors["labels"] = token_labels(tensors["masks"], self.masks.side)
         lists = {
             "paths": formats.canonical(self._paths).decode(),
             "skipped": formats.canonical(self._skipped).decode(),
@@ -156,10 +182,17 @@ class ShardBuffer:
             "sum_squares": repr(math.fsum(self._sums)),
         }
         tensorfile.write(path, tensors, metadata)
-        return describe(path, split, self.codec, *self._shape)
+        return describe(path, split, self.codec, *self._shape, self.masks)
 
 
-def describe(path: Path, split: str, codec: Codec, tokens: int, embed_dim: int) -> Shard:
+def describe(
+    path: Path,
+    split: str,
+    codec: Codec,
+    tokens: int,
+    embed_dim: int,
+    masks: MaskShape | None = None,
+) -> Shard:
     """Checks the header of a shard against what it should be, and hashes the file.
 
     Raises:
@@ -177,7 +210,7 @@ def describe(path: Path, split: str, codec: Codec, tokens: int, embed_dim: int) 
     paths, skipped, sum_squares = _parse_metadata(metadata, path)
     rows = len(paths)
     found = {n: (t.dtype, t.shape) for n, t in header.tensors.items()}
-    if found != shard_layout(codec, rows, tokens, embed_dim):
+    if found != shard_layout(codec, rows, tokens, embed_dim, masks):
         raise FormatError(f"{path}: tensors do not fit {rows} rows of {tokens} x {embed_dim}")
     size, crc32, sha256 = digests(path)
     return Shard(path.name, rows, size, crc32, sha256, paths, skipped, sum_squares)
@@ -215,6 +248,7 @@ def _parse_metadata(
 class SplitWriter:
     """Makes the shards of a split in `folder`, or finds them there.
 
+    `classes` is the number of classes that masks may name, where images have masks.
     `skipped(path, reason)` hears of every unreadable image, also of those met in an earlier run;
     `advance(images, rows)` of every batch, with the rows that went through the backbone for it.
     """
@@ -226,6 +260,8 @@ class SplitWriter:
     batch_size: int
     skipped: Callable[[str, str], None]
     advance: Callable[[int, int], None]
+    masks: MaskShape | None = None
+    classes: int = 0
 
     @property
     def _tokens(self) -> int:
@@ -249,13 +285,14 @@ class SplitWriter:
 
     def capacity(self, files: Sequence[ImageFile]) -> int:
         """Rows of every shard of a split but the last."""
-        most = rows_per_shard(self.codec.bytes_per_image(self._tokens, self.backbone.embed_dim))
+        nbytes = self.codec.bytes_per_image(self._tokens, self.backbone.embed_dim)
+        most = rows_per_shard(nbytes + (self.masks.bytes_per_image if self.masks else 0))
         return min(most, len(files))
 
     def buffer(self, files: Sequence[ImageFile], capacity: int) -> ShardBuffer:
         """For `shard`, again and again; no larger than `files` can fill."""
         rows = min(capacity, len(files))
-        return ShardBuffer(self.codec, rows, self._tokens, self.backbone.embed_dim)
+        return ShardBuffer(self.codec, rows, self._tokens, self.backbone.embed_dim, self.masks)
 
     def shard(
         self,
@@ -282,7 +319,8 @@ class SplitWriter:
     ) -> Shard | None:
         """The shard of an earlier run that holds just what comes next in `files`, or None."""
         try:
-            shard = describe(path, split, self.codec, self._tokens, self.backbone.embed_dim)
+            shape = (self._tokens, self.backbone.embed_dim)
+            shard = describe(path, split, self.codec, *shape, self.masks)
         except FormatError:
             return None
         count = len(shard.paths) + len(shard.skipped)
@@ -304,10 +342,11 @@ class SplitWriter:
     ) -> None:
         """Empties the buffer and fills it with the features of `files` from `position` on."""
         buffer.clear()
-        batch: list[tuple[ImageFile, Array]] = []
+        batch: list[tuple[ImageFile, Array, Any]] = []
         for file in itertools.islice(files, position, None):
             try:
                 pixels = load_image(self.root / file.path, self.backbone.preprocessing)
+                label = self._label(file)
             except DataError as error:
                 self.skipped(file.path, reason(error))
                 buffer.skip(file.path, reason(error))
@@ -315,7 +354,7 @@ class SplitWriter:
                 continue
             if not buffer.free:
                 return
-            batch.append((file, pixels))
+            batch.append((file, pixels, label))
             if len(batch) == min(self.batch_size, buffer.free):
                 self._run(buffer, batch)
                 batch = []
@@ -327,9 +366,17 @@ class SplitWriter:
                 f"images there, or remove these"
             )
 
-    def _run(self, buffer: ShardBuffer, batch: Sequence[tuple[ImageFile, Array]]) -> None:
-        paths = [file.path for file, _ in batch]
-        pixels = np.stack([one for _, one in batch])
+    def _label(self, file: ImageFile) -> Any:
+        """An image's class index, or its mask."""
+        if not file.mask:
+            return file.label
+        path, image = self.root / file.mask, self.root / file.path
+        return load_mask(path, image, self.backbone.preprocessing, self.classes)
+
+    def _run(self, buffer: ShardBuffer, batch: Sequence[tuple[ImageFile, Array, Any]]) -> None:
+        paths = [file.path for file, _, _ in batch]
+        pixels = np.stack([one for _, one, _ in batch])
         stored, scale = self.backbone.encoded(pixels, self.codec, paths)
-        buffer.add_encoded(stored, scale, [file.label for file, _ in batch], paths)
+        labels = [label for _, _, label in batch]
+        buffer.add_encoded(stored, scale, np.stack(labels) if self.masks else labels, paths)
         self.advance(len(batch), len(batch))

@@ -13,14 +13,19 @@ Array = np.ndarray[Any, Any]
 
 
 class FeatureSource(Protocol):
-    """Labelled feature maps that can be read by row."""
+    """Labelled feature maps that can be read by row.
+
+    Those with masks also have `mask_size`, pixels along a side, and `read_masks(rows, out)`, which
+    fills uint8 (n, mask_size, mask_size) with class indices, 255 where there is none.
+    """
 
     tokens: int
     embed_dim: int
 
     @property
     def labels(self) -> Array:
-        """Class index of every row, (rows,)."""
+        """Class index of every row, (rows,); with masks of every patch token, uint8 (rows, patch
+        tokens), 255 where there is none."""
 
     def scratch_bytes(self, images: int) -> int:
         """Bytes of work space that reading so many rows takes."""

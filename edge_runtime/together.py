@@ -24,8 +24,9 @@ class Together:
         self._shared = [a for a in self.adaptors if isinstance(a, Adaptor)]
         self._predictor: Predictor | None = None
 
-    def predict_proba(self, features: Array | FeatureSource) -> list[Array]:
-        """Probabilities (rows, classes) of each adaptor, in the order in which they were given.
+    def predict(self, features: Array | FeatureSource) -> list[Array]:
+        """Of each adaptor, in the order in which they were given: probabilities (rows, classes), or
+        where every patch token has a class of its own, logits (rows, classes, side, side).
 
         Args:
             features: (rows, tokens, dim) in true units, or a source.
@@ -35,13 +36,20 @@ class Together:
             DataError: a logit is not finite.
         """
         source = ArrayFeatures(features) if isinstance(features, np.ndarray) else features
-        if len(self._shared) < 2:
-            return [adaptor.predict_proba(source) for adaptor in self.adaptors]
-        shared = iter(self._ready(source).all_logits(source))
+        if len(self._shared) == 1:
+            shared = iter([self._shared[0].predict_logits(source)])
+        else:
+            shared = iter(self._ready(source).all_logits(source) if self._shared else ())
         return [
-            softmax_rows(next(shared)) if isinstance(a, Adaptor) else a.predict_proba(source)
-            for a in self.adaptors
+            self._answer(adaptor, next(shared))
+            if isinstance(adaptor, Adaptor)
+            else adaptor.predict_proba(source)
+            for adaptor in self.adaptors
         ]
+
+    @staticmethod
+    def _answer(adaptor: Adaptor, logits: Array) -> Array:
+        return logits if adaptor.config.dense else softmax_rows(logits)
 
     def _ready(self, source: FeatureSource) -> Predictor:
         if self._predictor is None:

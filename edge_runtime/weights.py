@@ -26,18 +26,23 @@ class FusedWeights:
     With L blocks, rank r, width d and C = 4rL - r:
     fused (4rL, d), whose first C rows multiply z; u (Lr, d), the u rows together;
     cross (Lr, 4rL) = u @ fused^T; bias (L, 3r) = beta W.
+    Where every token has logits, the head is like one block more, of K rows and without attention:
+    fused (4rL + K, d), all of which multiply z, cross (Lr, 4rL + K), head_bias (K,).
     """
 
     def __init__(self, config: AdaptorConfig, parameters: Parameters, workspace: Workspace):
         self.config = config
         self.parameters = parameters
         d, r, depth = config.embed_dim, config.rank, config.blocks
+        rows = 4 * r * depth + config.head_rows
         self.query_scale = config.head_rank**-0.5 / ops.LOG_BASE if depth else 1.0
-        self.fused = workspace.array("weights.fused", (4 * r * depth, d))
+        self.fused = workspace.array("weights.fused", (rows, d))
         self.u = workspace.array("weights.u", (depth * r, d))
-        self.cross = workspace.array("weights.cross", (depth * r, 4 * r * depth))
+        self.cross = workspace.array("weights.cross", (depth * r, rows))
         self.bias = workspace.array("weights.bias", (depth, 3 * r))
-        self.row_mean = workspace.array("weights.row_mean", (4 * r * depth, 1))
+        self.row_mean = workspace.array("weights.row_mean", (rows, 1))
+        if config.dense:
+            self.head_bias = workspace.array("weights.head_bias", (config.classes,))
 
         self._program = Program()
         self.emit_refresh(self._program)
@@ -49,9 +54,14 @@ class FusedWeights:
     def emit_refresh(self, program: Program) -> None:
         """Appends what `refresh` does."""
         config, parameters = self.config, self.parameters
-        if not config.blocks:
+        if not len(self.fused):
             return
         program.section("weights: fuse, centre, scale")
+        if config.dense:
+            self._emit_head(program)
+        if not config.blocks:
+            program.emit(centre_rows, self.fused, self.row_mean)
+            return
         r, qkv = config.rank, parameters["blocks.qkv"]
         for index in range(config.blocks):
             rows = self.fused[4 * r * index : 4 * r * (index + 1)]
@@ -67,6 +77,14 @@ class FusedWeights:
         beta = parameters["blocks.norm_bias"]
         program.emit(np.matmul, qkv, beta[:, :, None], self.bias[:, :, None])
         program.emit(np.multiply, self.bias[:, :r], self.query_scale, self.bias[:, :r])
+
+    def _emit_head(self, program: Program) -> None:
+        """The head's rows of `fused`, gamma folded in, and what it adds to every token."""
+        parameters, weight = self.parameters, self.parameters["head.weight"]
+        rows = self.fused[len(self.fused) - len(weight) :]
+        program.emit(np.multiply, weight, parameters["head.norm_weight"], rows)
+        program.emit(np.matmul, weight, parameters["head.norm_bias"], self.head_bias)
+        program.emit(np.add, self.head_bias, parameters["head.bias"], self.head_bias)
 
 
 @ops.elementwise(passes=2)

@@ -77,6 +77,11 @@ def export_adaptor(
         ExportError: the graph differs from numpy.
     """
     atomic.refuse_unwritable(out, force=force)
+    if adaptor.config.dense:
+        raise ConfigError(
+            "adaptors of kind segmentation are computed by numpy alone so far; give the adaptor "
+            "file itself to predict"
+        )
     chosen = codec_of(adaptor, codec)
     if features is not None:
         adaptor.labelled(features, split)

@@ -127,6 +127,8 @@ def make_shards(
     backbone = writer.backbone
     if not isinstance(backbone, Backbone):
         raise ConfigError("Ray's workers open the backbone themselves; give its folder")
+    if writer.masks is not None:
+        raise ConfigError("images with masks are extracted by --engine local alone")
     folders = {"root": writer.root.absolute(), "folder": writer.folder.absolute()}
     unreadable = survey(writer, splits)
     job = Job(

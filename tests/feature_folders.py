@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from unittest import mock
 import numpy as np
 
 from edge_runtime import codecs, formats, tensorfile
+from edge_runtime.config import IGNORED
+from edge_runtime.masks import MaskShape, mask_shape
 from edge_runtime.shard_writer import ShardBuffer, digests, shard_name
 
 Array = np.ndarray[Any, Any]
@@ -28,7 +31,8 @@ BACKBONE = {**PARTS, "identity": formats.identity(PARTS), "model": "tiny", "onnx
 
 @dataclass(frozen=True)
 class Written:
-    """A feature folder and what went into it, by split: float32 features, labels and paths."""
+    """A feature folder and what went into it, by split: float32 features, labels and paths; where
+    it has masks, labels are these."""
 
     path: Path
     features: dict[str, Array]
@@ -49,10 +53,12 @@ def write_features(
     classes: int = 3,
     separation: float = 4.0,
     seed: int = 0,
+    mask_size: int = 0,
 ) -> Written:
     """Writes a folder whose classes differ by their mean, `separation` standard deviations apart.
 
-    Labels go round the classes, so that every split with as many rows has each of them.
+    Labels go round the classes, so that every split with as many rows has each of them. With a
+    mask_size, a multiple of the grid's side, every patch has a class of its own; some have none.
     """
     rng = np.random.default_rng(seed)
     means = rng.standard_normal((classes, 1, embed_dim)) * separation
@@ -70,26 +76,43 @@ def write_features(
         "splits": {},
         "skipped": [],
     }
+    masks = None
+    if mask_size:
+        masks = mask_shape(mask_size, tokens - prefix_tokens)
+        manifest["masks"] = {"size": mask_size, "ignored": IGNORED}
     path.mkdir(parents=True)
     for split, count in rows.items():
         labels = np.arange(count) % classes
         noise = rng.standard_normal((count, tokens, embed_dim))
-        written.features[split] = (means[labels] + noise).astype(np.float32)
-        written.labels[split] = labels
+        if mask_size:
+            side = math.isqrt(tokens - prefix_tokens)
+            labels = rng.integers(0, classes, (count, side * side))
+            noise[:, prefix_tokens:] += means[labels, 0]
+            grid = np.where(rng.random(labels.shape) < 0.1, IGNORED, labels).astype(np.uint8)
+            ones = np.ones((mask_size // side,) * 2, np.uint8)
+            written.labels[split] = np.stack([np.kron(g.reshape(side, side), ones) for g in grid])
+            written.features[split] = noise.astype(np.float32)
+            labels = labels[:, 0]
+        else:
+            written.features[split] = (means[labels] + noise).astype(np.float32)
+            written.labels[split] = labels
         written.paths[split] = [f"{split}/class-{c}/{i}.png" for i, c in enumerate(labels)]
-        manifest["splits"][split] = _write_split(written, split, codec, shard_rows)
+        manifest["splits"][split] = _write_split(written, split, codec, shard_rows, masks)
     sign(path, manifest)
     return written
 
 
-def _write_split(written: Written, split: str, codec: str, shard_rows: int) -> formats.Json:
+def _write_split(
+    written: Written, split: str, codec: str, shard_rows: int, masks: MaskShape | None
+) -> formats.Json:
     """Writes the shards of one split; returns its entry in the manifest."""
     features, labels = written.features[split], written.labels[split]
     shards, squares = [], 0.0
     for index, start in enumerate(range(0, len(features), shard_rows)):
         part = slice(start, min(start + shard_rows, len(features)))
-        buffer = ShardBuffer(codecs.CODECS[codec], shard_rows, *features.shape[1:])
-        buffer.add(features[part], [int(c) for c in labels[part]], written.paths[split][part])
+        buffer = ShardBuffer(codecs.CODECS[codec], shard_rows, *features.shape[1:], masks)
+        given = labels[part] if masks else [int(c) for c in labels[part]]
+        buffer.add(features[part], given, written.paths[split][part])
         shard = buffer.write(written.path / shard_name(split, index), split)
         shards.append(shard.entry())
         squares += shard.sum_squares

@@ -11,6 +11,7 @@ from edge_runtime.program import Program, Workspace
 from trainer_lite.arena import Arena
 from trainer_lite.lane import Batch
 from trainer_lite.plan import Lifetime, aligned
+from trainer_lite.step import counted
 
 
 def live_peak(lifetimes: Sequence[Lifetime]) -> int:
@@ -48,5 +49,6 @@ class Poisoned:
         first = self.position
         for start in range(0, batch, images):
             self.position = first
-            tile.set(Batch(np.arange(batch), labels, drop), slice(start, start + images))
+            whole = Batch(np.arange(batch), labels, drop, counted(labels))
+            tile.set(whole, slice(start, start + images))
             self.run(tile.program)

@@ -9,17 +9,17 @@ import json
 
 import torch
 
-from edge_runtime.config import is_matrix
+from edge_runtime.config import IGNORED, is_matrix
 from tests.torch_reference import adaptor_logits, to_torch
 from trainer_lite.golden import (
     BATCH,
     CONFIGS,
     FILE,
-    LABELS,
     RATE,
     STEPS,
     WEIGHT_DECAY,
     features_of,
+    labels_of,
     parameters_of,
 )
 
@@ -38,12 +38,13 @@ def main() -> None:
             ],
             lr=RATE,
         )
-        features, labels = torch.tensor(features_of(config)), torch.tensor(LABELS)
+        features = torch.tensor(features_of(config))
+        labels = torch.tensor(labels_of(config)).long()
         losses, first = [], {}
         for step in range(STEPS):
             optimiser.zero_grad()
             loss = torch.nn.functional.cross_entropy(
-                adaptor_logits(config, leaves, features), labels
+                adaptor_logits(config, leaves, features), labels, ignore_index=IGNORED
             )
             loss.backward()
             losses.append(loss.item())

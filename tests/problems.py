@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import ops
-from edge_runtime.config import AdaptorConfig
+from edge_runtime.config import IGNORED, AdaptorConfig
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
 from trainer_lite.build import StepShape, planned_step
@@ -98,6 +98,10 @@ def problem_of(config: AdaptorConfig, rows: int, dtype: Any, seed: int = 0) -> P
     features = rng.standard_normal((rows, config.tokens, config.embed_dim)) * 4 + 1.5
     features[:, :, 0] += 20
     labels = rng.integers(0, config.classes, rows)
+    if config.dense:
+        labels = rng.integers(0, config.classes, (rows, config.patch_tokens)).astype(np.uint8)
+        labels[rng.random(labels.shape) > 0.7] = IGNORED
+        labels[0] = IGNORED
     kept = rng.random((max(config.blocks, 1), rows)) > 0.3
     return Problem(config, features.astype(dtype), labels, (kept / 0.7).astype(dtype))
 

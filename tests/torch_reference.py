@@ -23,7 +23,10 @@ def to_torch(parameters: Mapping[str, Array]) -> dict[str, Tensor]:
 def adaptor_logits(
     config: AdaptorConfig, p: Mapping[str, Tensor], z: Tensor, drop: Tensor | None = None
 ) -> Tensor:
-    """Logits (B, K) of features z (B, N, d), with the residual stream written out."""
+    """Logits (B, K) of features z (B, N, d), with the residual stream written out.
+
+    Where every patch token has logits: (B, K, patch tokens).
+    """
     d, r, heads = config.embed_dim, config.rank, config.heads
     images, n, _ = z.shape
     u = z / config.input_rms
@@ -45,6 +48,10 @@ def adaptor_logits(
         if drop is not None:
             h = h * drop[index][:, None, None]
         u = u + h @ p["blocks.out"][index]
+    if config.dense:
+        shape, norm = (d,), (p["head.norm_weight"], p["head.norm_bias"])
+        normed = functional.layer_norm(u[:, config.prefix_tokens :], shape, *norm, config.norm_eps)
+        return (normed @ p["head.weight"].T + p["head.bias"]).transpose(1, 2)
     found = {"cls": u[:, 0], "mean": u[:, config.prefix_tokens :].mean(dim=1)}
     pooled = torch.cat(
         [

@@ -22,31 +22,37 @@ Array = np.ndarray[Any, Any]
 class BackwardPass:
     """Emits the backward pass of the tile that `forward` (made with `keep`) has just run.
 
-    Set `dlogits` (B, K) before each run. Results are added to `sums`; the head's per-image factors
-    are left in `stream_gradient`, g of the derivation, d wide for each pooled vector. It ends there
-    where no blocks are trained.
+    Set `dlogits`, of the shape of the logits, before each run; it is overwritten where that is
+    (K, T). Results are added to `sums`; a pooled head's per-image factors are left in
+    `stream_gradient`, g of the derivation, d wide for each pooled vector. It ends there where no
+    blocks are trained.
     """
 
     def __init__(self, forward: ForwardPass, workspace: Workspace, sums: TokenSums):
         self.forward, self.workspace, self.sums = forward, workspace, sums
         config, images = sums.config, forward.images
         t, c = images * config.tokens, config.product_rows
-        self.dlogits = workspace.array("dlogits", (images, config.classes))
-        self.dhead_input = workspace.array("head.dinput", (images, config.head_dim))
-        self.stream_gradient = workspace.array("head.g", (images, config.head_dim))
+        self.dlogits = workspace.array("dlogits", forward.logits.shape)
+        if not config.dense:
+            self.dhead_input = workspace.array("head.dinput", (images, config.head_dim))
+            self.stream_gradient = workspace.array("head.g", (images, config.head_dim))
+            pooled = (config.blocks * config.rank, images * len(config.pools))
+            self.pooled_dh = workspace.array("pooled_dh", pooled)
         self.e = workspace.array("e", (c, t))  # dP rows and -C H rows, laid out as x
-        pooled = (config.blocks * config.rank, images * len(config.pools))
-        self.pooled_dh = workspace.array("pooled_dh", pooled)
         self.later_c = workspace.array("later_c", (t,))  # C_l: sum of c over the blocks after l
 
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
         config = self.sums.config
         program.section("backward: head")
-        self._emit_head(program)
-        if not config.blocks:
-            return
-        program.emit(ops.fill, self.later_c, 0.0)
+        if config.dense:
+            program.emit(ops.fill, self.later_c, 0.0)
+            self._emit_token_head(program)
+        else:
+            self._emit_head(program)
+            if not config.blocks:
+                return
+            program.emit(ops.fill, self.later_c, 0.0)
         for index in reversed(range(config.blocks)):
             block = self.forward.blocks[index]
             program.section(f"backward: block {index}, dH")
@@ -72,13 +78,25 @@ class BackwardPass:
         if config.blocks:
             program.emit(np.matmul, forward.weights.u, g.T, self.pooled_dh)
 
+    def _emit_token_head(self, program: Program) -> None:
+        """As back through the q, k, v of a block: dP = dY / sigma into e, and c."""
+        forward, config, sums = self.forward, self.forward.config, self.sums
+        dbias = self.workspace.array("head.dbias", (config.classes,))
+        program.emit(ops.sum_tokens, self.dlogits, dbias)
+        program.emit(np.add, sums.dhead_bias, dbias, sums.dhead_bias)
+        dp = self.e[config.product_rows - config.classes :]
+        program.emit(np.multiply, self.dlogits, forward.head_rstd, dp)
+        if config.blocks:
+            brackets = (dp, forward.head_normed, forward.head_rstd, self.dlogits)
+            self._emit_norm(program, forward.blocks[-1], *brackets)
+
     def _emit_dh(self, program: Program, index: int, block: BlockBuffers) -> Array:
         """dH_j = [U_j W_l, G_j.] e - C_j u_j U_j^T + the head's part."""
         config, forward = self.forward.config, self.forward
         r, images, n = config.rank, forward.images, config.tokens
         own = slice(r * index, r * (index + 1))
         dh = self.workspace.array("dh", block.h.shape)
-        if index + 1 < config.blocks:
+        if index + 1 < config.blocks or config.dense:
             later = slice(block.rows.start + 3 * r, config.product_rows)
             work = self.workspace.array("rank_work", dh.shape)
             program.emit(np.matmul, forward.weights.cross[own, later], self.e[later], dh)
@@ -86,6 +104,8 @@ class BackwardPass:
             program.emit(np.subtract, dh, work, dh)
         else:
             program.emit(ops.fill, dh, 0.0)
+        if config.dense:
+            return dh
         by_token = dh.reshape(r, images, n)
         for part, tokens in enumerate(config.pools):
             head = self.pooled_dh[own].reshape(r, images, -1)[:, :, part : part + 1]
@@ -132,24 +152,34 @@ class BackwardPass:
     def _emit_projection(
         self, program: Program, index: int, block: BlockBuffers, dqkv: Array
     ) -> None:
-        """dP = dY / sigma into e; c_l; and -C H of the block before, now that its C is known."""
-        config = self.forward.config
-        r, t = config.rank, dqkv.shape[1]
+        """dP = dY / sigma into e, and c_l."""
+        r = self.forward.config.rank
         dbias = self.workspace.array("dbias", (3 * r,))
         program.emit(ops.sum_tokens, dqkv, dbias)
         program.emit(np.add, self.sums.dbias[index], dbias, self.sums.dbias[index])
         dp = self.e[block.rows.start : block.rows.start + 3 * r]
         program.emit(np.multiply, dqkv, block.rstd, dp)
-        if index == 0:
-            return
-        c = self.workspace.array("added", (t,))
-        program.emit(np.multiply, dp, block.normed, dqkv)
-        program.emit(ops.sum_channels, dqkv, c)
-        program.emit(np.multiply, c, block.rstd, c)
-        program.emit(np.multiply, c, 1.0 / config.embed_dim, c)
+        if index:
+            before = self.forward.blocks[index - 1]
+            self._emit_norm(program, before, dp, block.normed, block.rstd, dqkv)
+
+    def _emit_norm(
+        self,
+        program: Program,
+        before: BlockBuffers,
+        dp: Array,
+        normed: Array,
+        rstd: Array,
+        work: Array,
+    ) -> None:
+        """c of a bracket, and -C H of the block before it, now that its C is known."""
+        c = self.workspace.array("added", self.later_c.shape)
+        program.emit(np.multiply, dp, normed, work)
+        program.emit(ops.sum_channels, work, c)
+        program.emit(np.multiply, c, rstd, c)
+        program.emit(np.multiply, c, 1.0 / self.forward.config.embed_dim, c)
         program.emit(np.add, self.later_c, c, self.later_c)
-        before = self.forward.blocks[index - 1]
-        e_u = self.e[before.rows.start + 3 * r : before.rows.stop]
+        e_u = self.e[before.rows.stop - self.forward.config.rank : before.rows.stop]
         program.emit(np.multiply, before.h, self.later_c, e_u)
         program.emit(np.negative, e_u, e_u)
 
@@ -159,6 +189,8 @@ class BackwardPass:
         dright = self.workspace.array("dright_tile", sums.dright.shape)
         program.emit(np.matmul, self.e, forward.z, dright)
         program.emit(np.add, sums.dright, dright, sums.dright)
+        if not forward.config.blocks:
+            return
         mixed = self.workspace.array("mixed_tile", sums.mixed.shape)
         program.emit(np.matmul, self.e, forward.h.T, mixed)
         program.emit(np.add, sums.mixed, mixed, sums.mixed)

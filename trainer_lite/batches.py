@@ -45,6 +45,7 @@ class Joined:
     def __init__(self, sources: Sequence[FeatureSource]):
         self.sources = sources
         self.tokens, self.embed_dim = sources[0].tokens, sources[0].embed_dim
+        self.mask_size = getattr(sources[0], "mask_size", 0)
         self._starts = np.cumsum([0] + [len(source.labels) for source in sources])
         self._labels = np.concatenate([source.labels for source in sources])
 
@@ -65,3 +66,9 @@ class Joined:
             one = slice(position, position + 1)
             local = np.array([row - self._starts[index]])
             self.sources[index].read(local, z[one], norms[one], scratch)
+
+    def read_masks(self, rows: Array, out: Array) -> None:
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for row, index, mask in zip(rows, owner, out):
+            source: Any = self.sources[index]
+            source.read_masks(np.array([row - self._starts[index]]), mask[None])

@@ -43,6 +43,8 @@ SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 384 << 10  # by which one process's start differs from the next one's
+PIXEL_WORK = 256 << 10  # what reading, checking and counting of masks takes in passing
+COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 
 
@@ -59,6 +61,7 @@ class MemoryPlan:
     operations: int
     held_space_bytes: int
     held_data_bytes: int
+    pixel_bytes: int
 
     @property
     def lanes(self) -> int:
@@ -79,8 +82,8 @@ class MemoryPlan:
 
     @property
     def object_bytes(self) -> int:
-        """Python's own objects."""
-        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations
+        """Python's own objects; of lanes that evaluate pixels, counts and weights."""
+        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations + self.pixel_bytes
 
     @property
     def predicted_peak_rss_bytes(self) -> int:
@@ -156,6 +159,21 @@ class Planner:
         """The fastest tile; no more helps."""
         return fastest_tile(self.adaptor.tokens, self.training.batch_size, self.threads)
 
+    @property
+    def mask_size(self) -> int:
+        """Pixels along a side of the masks that are evaluated on; 0 where there are none."""
+        return max((getattr(s, "mask_size", 0) for s in self.evaluated), default=0)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """What a lane that reads masks holds beside its buffers: counts, weights of the
+        interpolation."""
+        adaptor = self.adaptor
+        if not adaptor.dense:
+            return 0
+        counts = COUNTS * 8 * adaptor.head_rows**2
+        return PIXEL_WORK + counts + 4 * self.mask_size * adaptor.grid_side
+
     def shape(self, tile: int, lanes: int = 1) -> StepShape:
         """The step's shape at tiles of so many images in so many lanes."""
         training = self.training
@@ -167,6 +185,7 @@ class Planner:
             evaluation_scratch=max((s.scratch_bytes(tile) for s in self.evaluated), default=0),
             lanes=lanes,
             head_only=training.head_only,
+            mask_size=self.mask_size,
         )
 
     def plan(self, tile: int, lanes: int = 1, budget: int | None = None) -> MemoryPlan:
@@ -192,6 +211,7 @@ class Planner:
             weights_bytes=weights_bytes,
             held_space_bytes=self.held_space_bytes,
             held_data_bytes=self.held_data_bytes,
+            pixel_bytes=lanes * self.pixel_bytes,
         )
         if budget is not None and plan.predicted_peak_rss_bytes > budget:
             return plan

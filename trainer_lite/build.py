@@ -36,6 +36,7 @@ class StepShape:
         evaluation_scratch: bytes that reading a tile of any source to be evaluated takes.
         lanes: tiles that run side by side, each lane in a thread.
         head_only: whether the gradient is that of the head alone.
+        mask_size: pixels along a side of the masks that are evaluated on, where there are any.
     """
 
     batch: int
@@ -45,6 +46,7 @@ class StepShape:
     evaluation_scratch: int = 0
     lanes: int = 1
     head_only: bool = False
+    mask_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,4 +174,6 @@ def step_in(
 
 def predictor_in(workspace: Workspace, weights: FusedWeights, shape: StepShape) -> Predictor:
     """A predictor of the same tile whose buffers come from `workspace`."""
-    return Predictor(weights, workspace, shape.tile, shape.evaluation_scratch)
+    return Predictor(
+        weights, workspace, shape.tile, shape.evaluation_scratch, mask_size=shape.mask_size
+    )

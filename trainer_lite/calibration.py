@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -19,7 +20,7 @@ from edge_runtime.made_up import write_made_up
 from trainer_lite.board import Board, Sample, fit
 from trainer_lite.clocks import Measured
 from trainer_lite.config import TrainConfig
-from trainer_lite.data import prepare
+from trainer_lite.data import PATCH, prepare
 from trainer_lite.profiler import Profile, profile, step_seconds
 from trainer_lite.rates import measure_rates
 
@@ -58,6 +59,8 @@ SHAPES = [
     Shape(50, 384, codec="int4"),
     Shape(197, 192, blocks=1, codec="int4"),
     Shape(197, 768, kind="linear", classes=100, codec="float32"),
+    Shape(197, 192, blocks=3, kind="segmentation", classes=5),
+    Shape(50, 768, kind="segmentation", classes=40, batch=16),
 ]
 
 LANE_SHAPE = Shape(197, 384, blocks=4, batch=16)
@@ -125,6 +128,7 @@ def made_up(shape: Shape, folder: Path) -> FeatureFolder:
         tokens=shape.tokens,
         embed_dim=shape.embed_dim,
         classes=shape.classes,
+        mask_size=PATCH * math.isqrt(shape.tokens - 1) if shape.kind == "segmentation" else 0,
     )
 
 

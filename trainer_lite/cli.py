@@ -67,6 +67,9 @@ def train(
     and pool. FEATURES may have more classes than it knows: these start as `edgetune add-class`
     would add them.
 
+    --kind segmentation trains on features with masks, a class for every patch of the image; its
+    epochs are compared by the mean IoU of pixels.
+
     With --checkpoint, a run that was killed goes on when the same command is given again with
     --resume, and ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at
     once. A run that ends well empties the folder.
@@ -76,6 +79,7 @@ def train(
       edgetune train features --out adaptor.safetensors --epochs 60
       edgetune train features --out adaptor.safetensors --checkpoint run --resume
       edgetune train features --init adaptor.safetensors --epochs 5 --out new.safetensors
+      edgetune train shapes --out shapes.safetensors --kind segmentation
     """
     if options["head_only"] and init is None:
         raise click.UsageError("--head-only needs --init, the adaptor whose other weights stay")
@@ -127,7 +131,8 @@ def train(
         rows = len(balanced(sources(folder, config.fit_on)[0]).labels)
     steps = config.epochs * -(-rows // config.batch_size)
     with stop as requested, progress("training", steps) as advance:
-        reporter = Reporter(advance, config.epochs)
+        score = "val mIoU" if config.kind == "segmentation" else "val"
+        reporter = Reporter(advance, config.epochs, score)
         trainer = Trainer(
             config,
             on_step=reporter.on_step,
@@ -158,7 +163,8 @@ def train(
         emit_json({"adaptor": str(out), "memory_budget_bytes": memory_budget, **summary})
         return
     click.echo(f"{out}: {summary['parameters']} trainable parameters, {result.steps} steps")
-    for name in ("test_accuracy", "val_accuracy", "best_val_accuracy"):
+    score = score_name(result)
+    for name in (f"test_{score}", f"val_{score}", f"best_val_{score}"):
         if summary[name] is not None:
             click.echo(f"{name.replace('_', ' ')}: {summary[name]:.4f}")
     if result.best_epoch is not None:
@@ -188,12 +194,24 @@ def refuse_saved(
     checkpoints.close()
 
 
+def score_name(result: TrainResult) -> str:
+    """What epochs were compared by."""
+    return "mean_iou" if result.adaptor.config.dense else "accuracy"
+
+
 def summarise(result: TrainResult, checkpoints: Checkpoints | None) -> dict[str, Any]:
-    """The run as one JSON object; accuracies are fractions."""
+    """The run as one JSON object; accuracies and IoUs are fractions."""
     import dataclasses
 
-    last, best = result.history[-1], result.best_epoch
-    saved = {}
+    last, best, score = result.history[-1], result.best_epoch, score_name(result)
+    history = [dataclasses.asdict(report) for report in result.history]
+    saved: dict[str, Any] = {}
+    pixels: dict[str, Any] = {}
+    if result.adaptor.config.dense:
+        for report in history:
+            report["val_mean_iou"] = report.pop("val_accuracy")
+        if result.test is not None:
+            pixels["test_pixel_accuracy"] = result.test.accuracy
     if checkpoints is not None:
         saved = {
             "checkpoints_written": checkpoints.written,
@@ -201,9 +219,10 @@ def summarise(result: TrainResult, checkpoints: Checkpoints | None) -> dict[str,
             "checkpoint_time_share": checkpoints.share,
         }
     return {
-        "test_accuracy": None if result.test is None else result.test.accuracy,
-        "val_accuracy": last.val_accuracy,
-        "best_val_accuracy": None if best is None else best.val_accuracy,
+        f"test_{score}": None if result.test is None else result.test.score,
+        **pixels,
+        f"val_{score}": last.val_accuracy,
+        f"best_val_{score}": None if best is None else best.val_accuracy,
         "best_epoch": None if best is None else best.epoch,
         "train_loss": last.train_loss,
         "train_accuracy": last.train_accuracy,
@@ -218,5 +237,5 @@ def summarise(result: TrainResult, checkpoints: Checkpoints | None) -> dict[str,
         "arena_bytes": result.plan.arena_bytes,
         "tile_images": result.plan.tile_images,
         **saved,
-        "history": [dataclasses.asdict(report) for report in result.history],
+        "history": history,
     }

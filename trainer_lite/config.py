@@ -12,7 +12,7 @@ from edge_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from edge_runtime.basis import Basis
 
-DEFAULT_RATES = {"attention": 3e-3, "linear": 1e-2}
+DEFAULT_RATES = {"attention": 3e-3, "linear": 1e-2, "segmentation": 3e-3}
 FIT_ON = ("train", "train+val")
 
 
@@ -21,8 +21,10 @@ class TrainConfig:
     """Options of a training run. The papers fix the model alone; every default here is our choice.
 
     Args:
-        lr: peak learning rate; None means 3e-3 for attention, 1e-2 for linear, and for features in
-            a basis as many times that as the backbone's are wider (`settled`).
+        kind: attention, linear (the probe) or segmentation, a class for every patch token; with 0
+            blocks the probe of that.
+        lr: peak learning rate; None means 3e-3, for linear 1e-2, and for features in a basis as
+            many times that as the backbone's are wider (`settled`).
         warmup: fraction of the steps in which the rate rises.
         fit_on: "train", or "train+val" for a last run when all is settled.
         drop_path: probability of dropping a block's contribution, an image at a time.
@@ -57,7 +59,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in DEFAULT_RATES:
-            raise ConfigError(f"kind must be attention or linear, not {self.kind!r}")
+            raise ConfigError(f"kind must be attention, linear or segmentation, not {self.kind!r}")
         if self.fit_on not in FIT_ON:
             raise ConfigError(f"fit_on must be train or train+val, not {self.fit_on!r}")
         if self.epochs < 1 or self.batch_size < 1:
@@ -106,16 +108,16 @@ class TrainConfig:
         input_rms: float,
     ) -> AdaptorConfig:
         """The adaptor that this run trains on features of that shape."""
-        attention = self.kind == "attention"
+        blocks = self.kind == "attention" or (self.kind == "segmentation" and self.blocks)
         return AdaptorConfig(
             kind=self.kind,
             tokens=tokens,
             prefix_tokens=prefix_tokens,
             embed_dim=embed_dim,
             classes=classes,
-            rank=self.rank if attention else 0,
-            blocks=self.blocks if attention else 0,
-            heads=self.heads if attention else 1,
+            rank=self.rank if blocks else 0,
+            blocks=self.blocks if blocks else 0,
+            heads=self.heads if blocks else 1,
             pool=self.pool,
             norm_eps=norm_eps,
             input_rms=input_rms,

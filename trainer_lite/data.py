@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.codecs import Codec, scratch_layout
-from edge_runtime.config import AdaptorConfig
+from edge_runtime.config import IGNORED, AdaptorConfig
 from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.selected import Selected
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from trainer_lite.start import Start
 
 Array = np.ndarray[Any, Any]
+
+PATCH = 16  # pixels along a side of a patch, as most backbones have them
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def prepare(
         MismatchError: an adaptor to start from that does not fit them.
         DataError, FormatError: features that cannot be used.
     """
+    check_kind(config, features)
     if start is not None:
         adaptor = start.shape_on(features)
     else:
@@ -60,6 +63,23 @@ def prepare(
     check_labels(config, source.labels, features)
     others = [features.split(name) for name in features.split_names if name != "train"]
     return TrainingData(adaptor, source, val, list(others))
+
+
+def check_kind(config: TrainConfig, features: FeatureFolder) -> None:
+    """Refuses masks where an image has a class, and the other way round."""
+    dense = config.kind == "segmentation"
+    if dense and (config.init is not None or config.balance):
+        raise ConfigError(
+            "kind segmentation starts from random weights; leave --init and --balance out"
+        )
+    if dense == (features.masks is not None):
+        return
+    if features.masks is not None:
+        raise ConfigError(f"{features.path} has masks; use --kind segmentation")
+    raise ConfigError(
+        f"kind segmentation needs masks, and {features.path} has none; extract a folder with "
+        f"images/, masks/ and classes.txt"
+    )
 
 
 def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, FeatureSource | None]:
@@ -92,9 +112,14 @@ def balanced(source: FeatureSource) -> Selected:
 def check_labels(config: TrainConfig, labels: Array, features: FeatureFolder) -> None:
     """Refuses sets too small for the batch, or of one class only."""
     check_batch(config, len(labels))
+    if labels.ndim == 2:
+        labels = labels[labels != IGNORED]
+        if not labels.size:
+            raise DataError(f"no patch of {features.path} has a class in its mask; all are ignored")
     if int(labels.min()) == int(labels.max()):
+        what = "images" if features.masks is None else "labelled patches"
         raise DataError(
-            f"all images of {features.path} are of one class ({features.classes[labels[0]]}); "
+            f"all {what} of {features.path} are of one class ({features.classes[labels[0]]}); "
             f"at least two classes are needed"
         )
 
@@ -109,11 +134,26 @@ def check_batch(config: TrainConfig, rows: int) -> None:
 
 
 class ShapeSource:
-    """Features that are not there yet: enough to plan with, nothing to read."""
+    """Features that are not there yet: enough to plan with, nothing to read.
 
-    def __init__(self, codec: Codec, tokens: int, embed_dim: int, rows: int):
+    Args:
+        patch_tokens: that have labels, where images have masks. mask_size: pixels along a side.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        tokens: int,
+        embed_dim: int,
+        rows: int,
+        patch_tokens: int = 0,
+        mask_size: int = 0,
+    ):
         self.codec, self.tokens, self.embed_dim = codec, tokens, embed_dim
-        self.labels = np.zeros(rows, np.int32)
+        dense = bool(patch_tokens)
+        shape = (rows, patch_tokens) if dense else (rows,)
+        self.labels: Array = np.zeros(shape, np.uint8 if dense else np.int32)
+        self.mask_size = mask_size
 
     def scratch_bytes(self, images: int) -> int:
         return scratch_layout(self.codec, images, self.tokens, self.embed_dim)[1]
@@ -125,7 +165,10 @@ class ShapeSource:
 def prepare_shape(
     config: TrainConfig, codec: Codec, tokens: int, embed_dim: int, classes: int, rows: int
 ) -> TrainingData:
-    """As `prepare`, for features of that shape: one class token, a val and a test split."""
+    """As `prepare`, for features of that shape: one class token, a val and a test split.
+
+    Masks are taken to have PATCH pixels a token.
+    """
     check_batch(config, rows)
     adaptor = config.adaptor_config(
         tokens=tokens,
@@ -135,5 +178,6 @@ def prepare_shape(
         norm_eps=1e-6,
         input_rms=1.0,
     )
-    source = ShapeSource(codec, tokens, embed_dim, rows)
+    masks = (adaptor.patch_tokens, PATCH * adaptor.grid_side) if adaptor.dense else (0, 0)
+    source = ShapeSource(codec, tokens, embed_dim, rows, *masks)
     return TrainingData(adaptor, source, source, [source])

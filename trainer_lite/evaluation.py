@@ -28,6 +28,7 @@ class Part:
         self.source, self.start, self.before = source, start, before
         self.tokens, self.embed_dim = source.tokens, source.embed_dim
         self.labels = source.labels[start:stop]
+        self.mask_size = getattr(source, "mask_size", 0)
 
     def scratch_bytes(self, images: int) -> int:
         return self.source.scratch_bytes(images)
@@ -35,6 +36,9 @@ class Part:
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         self.before()
         self.source.read(rows + self.start, z, norms, scratch)
+
+    def read_masks(self, rows: Array, out: Array) -> None:
+        self.source.read_masks(rows + self.start, out)  # type: ignore[attr-defined]
 
 
 def evaluate(

@@ -66,7 +66,8 @@ def forecast(
         seconds += count * total(board, describe(tile, names)) / speedup
     validation = 0.0
     if val is not None:
-        predictor = Predictor(weights, other, shape.tile, val.scratch_bytes(shape.tile))
+        scratch, size = val.scratch_bytes(shape.tile), getattr(val, "mask_size", 0)
+        predictor = Predictor(weights, other, shape.tile, scratch, mask_size=size)
         operations = describe(predictor.tile, Names(parameters, workspace, other))
         validation = len(val.labels) / shape.tile * total(board, operations) / speedup
     return Forecast(
@@ -82,7 +83,8 @@ def total(board: Board, operations: Sequence[Operation]) -> float:
 
 def storage_seconds(board: Board, source: FeatureSource) -> float:
     """Seconds of reading all features from storage; 0 where they stay in memory."""
-    nbytes = len(source.labels) * source.scratch_bytes(1)
+    nbytes = source.scratch_bytes(1) + getattr(source, "mask_size", 0) ** 2
+    nbytes *= len(source.labels)
     memory = board.machine.get("memory_bytes", 0)
     if not isinstance(memory, int) or 2 * nbytes <= memory:
         return 0.0

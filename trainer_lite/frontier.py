@@ -23,8 +23,8 @@ TOLERANCE = 0.01  # of validation accuracy: what a smaller codec may cost to be 
 
 @dataclass(frozen=True)
 class Point:
-    """One codec, in a basis of so many or in none: bytes an image, and accuracies of the last
-    epoch, a seed each."""
+    """One codec, in a basis of so many or in none: bytes an image, and scores of the last epoch, a
+    seed each: accuracies, or mean IoUs."""
 
     codec: str
     basis: int | None
@@ -91,9 +91,9 @@ def frontier(
                 result = trainer.fit(copy)
                 val.append(result.history[-1].val_accuracy or 0.0)
                 if result.test is not None:
-                    test.append(result.test.accuracy)
+                    test.append(result.test.score)
                 advance(1, f"{name}: val {val[-1]:.3f}")
-            size = codec.bytes_per_image(copy.tokens, copy.embed_dim)
+            size = codec.bytes_per_image(copy.tokens, copy.embed_dim)  # of what varies: no masks
             points.append(Point(codec.name, width, size, val, test))
     return sorted(points, key=lambda point: -point.bytes_per_image)
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.config import AdaptorConfig, is_matrix
+from edge_runtime.config import IGNORED, AdaptorConfig, is_matrix
 from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
 from trainer_lite.build import StepShape, planned_step
 from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
+from trainer_lite.step import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -27,10 +28,12 @@ WEIGHT_DECAY = 0.05
 
 BATCH, STEPS, RATE = 6, 10, 1e-2
 LABELS = [0, 1, 2, 3, 4, 0]
+PATCH_LABELS = [0, 1, 2, 3, IGNORED, 4, 0]  # going round the patch tokens of all images
 CONFIGS = {
     "mean": AdaptorConfig("attention", 10, 1, 24, 5, 4, 3, 2, "mean", 1e-6, 3.7),
     "cls": AdaptorConfig("attention", 10, 1, 24, 5, 6, 2, 1, "cls", 1e-6, 3.7),
     "linear": AdaptorConfig("linear", 10, 1, 24, 5, 0, 0, 1, "mean", 1e-6, 3.7),
+    "segmentation": AdaptorConfig("segmentation", 10, 1, 24, 5, 4, 3, 2, "mean", 1e-6, 3.7),
 }
 
 
@@ -55,12 +58,19 @@ def parameters_of(config: AdaptorConfig) -> dict[str, Array]:
     }
 
 
+def labels_of(config: AdaptorConfig) -> Array:
+    """A class an image, or where every token has logits one a patch token, some ignored."""
+    if not config.dense:
+        return np.array(LABELS)
+    return np.resize(np.array(PATCH_LABELS, np.uint8), (BATCH, config.patch_tokens))
+
+
 class GoldenSource:
     """The features of a problem as a FeatureSource, norms in full precision."""
 
     def __init__(self, config: AdaptorConfig, dtype: Any):
         self.features = features_of(config).astype(dtype)
-        self.labels = np.array(LABELS)
+        self.labels = labels_of(config)
         self.tokens, self.embed_dim = config.tokens, config.embed_dim
 
     def scratch_bytes(self, images: int) -> int:
@@ -92,7 +102,7 @@ def golden_run(name: str, dtype: Any, tile: int) -> tuple[list[float], dict[str,
     first: dict[str, Array] = {}
     for _ in range(STEPS):
         loss, _ = step.run(np.arange(BATCH), source.labels)
-        losses.append(loss / BATCH)
+        losses.append(loss / counted(source.labels))
         first = first or {key: g.copy() for key, g in step.gradients.items()}
         optimiser.step(RATE)
     return losses, first

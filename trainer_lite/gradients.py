@@ -13,7 +13,7 @@ from edge_runtime import ops
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
 from trainer_lite.parameters import views
-from trainer_lite.sums import HeadFactors, TokenSums
+from trainer_lite.sums import HeadFactors, TokenOutcomes, TokenSums
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ class GradientAssembly:
         self,
         weights: FusedWeights,
         sums: TokenSums,
-        head: HeadFactors,
+        head: HeadFactors | TokenOutcomes,
         workspace: Workspace,
     ):
         config = self.config = head.config  # of what is trained
@@ -34,25 +34,28 @@ class GradientAssembly:
         self.flat = workspace.array("gradient", (config.parameter_count(),))
         self.gradients = views(config, self.flat)
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
-        self.dfused = workspace.array("dfused", (4 * r * depth, d))
+        self.dfused = workspace.array("dfused", weights.fused.shape)
         self.du = workspace.array("du", (depth * r, d))
-        self.row_mean = workspace.array("dfused_mean", (4 * r * depth, 1))
+        self.row_mean = workspace.array("dfused_mean", weights.row_mean.shape)
         self.product = workspace.array("dfused_product", (c, d))
         self.masked = workspace.array("mixed_masked", (c, depth * r))
 
     def emit(self, program: Program) -> None:
         """Appends the whole assembly."""
         program.section("gradients: from sums to parameters")
-        self._emit_head(program)
-        if self.config.blocks:
+        if isinstance(self.head, HeadFactors):
+            self._emit_head(program, self.head)
+        if self.config.product_rows:
             self._emit_fused(program)
             for index in range(self.config.blocks):
                 self._emit_block(program, index)
+        if self.config.dense:
+            self._emit_token_head(program)
 
-    def _emit_head(self, program: Program) -> None:
+    def _emit_head(self, program: Program, head: HeadFactors) -> None:
         """With M = dlogits^T normed: of the linear layer M gamma + (sum dlogits) beta, of gamma
         the sum of M * weight over classes, of beta (sum dlogits) weight."""
-        head, gradients, parameters = self.head, self.gradients, self.weights.parameters
+        gradients, parameters = self.gradients, self.weights.parameters
         dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
         product = self.workspace.array("head.product", dw.shape)
         program.emit(np.matmul, head.dlogits.T, head.normed, dw)
@@ -71,16 +74,18 @@ class GradientAssembly:
         upper = self.dfused[:c]
         program.emit(np.multiply, sums.dright, 1.0 / config.input_rms, upper)
         program.emit(ops.fill, self.dfused[c:], 0.0)
-        program.emit(np.copyto, self.masked, sums.mixed)
-        self._emit_mask(program, 3 * r)
-        program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
-        self._emit_add_du(program)
-        self._emit_mask(program, 4 * r)
-        program.emit(np.matmul, self.masked, weights.u, self.product)
-        program.emit(np.add, upper, self.product, upper)
-        g = self.head.g.reshape(-1, config.embed_dim)
-        program.emit(np.matmul, self.head.pooled_h, g, self.du)
-        self._emit_add_du(program)
+        if config.blocks:
+            program.emit(np.copyto, self.masked, sums.mixed)
+            self._emit_mask(program, 3 * r)
+            program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
+            self._emit_add_du(program)
+            self._emit_mask(program, 4 * r)
+            program.emit(np.matmul, self.masked, weights.u, self.product)
+            program.emit(np.add, upper, self.product, upper)
+        if config.blocks and isinstance(self.head, HeadFactors):
+            g = self.head.g.reshape(-1, config.embed_dim)
+            program.emit(np.matmul, self.head.pooled_h, g, self.du)
+            self._emit_add_du(program)
         program.emit(centre_rows, self.dfused, self.row_mean)
 
     def _emit_add_du(self, program: Program) -> None:
@@ -118,3 +123,17 @@ class GradientAssembly:
         program.emit(np.multiply, dqkv, parameters["blocks.norm_weight"][index], dw)
         program.emit(np.multiply, dbias[:, None], parameters["blocks.norm_bias"][index], dqkv)
         program.emit(np.add, dw, dqkv, dw)
+
+    def _emit_token_head(self, program: Program) -> None:
+        """As a block's: from d(gamma W) and d(beta W) of the head's rows."""
+        gradients, parameters = self.gradients, self.weights.parameters
+        dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
+        rows = self.dfused[len(self.dfused) - len(weight) :]
+        product = self.workspace.array("head.product", dw.shape)
+        program.emit(np.copyto, db, self.sums.dhead_bias)
+        program.emit(np.multiply, weight, rows, product)
+        program.emit(ops.sum_channels, product, gradients["head.norm_weight"])
+        program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
+        program.emit(np.multiply, rows, parameters["head.norm_weight"], dw)
+        program.emit(np.multiply, db[:, None], parameters["head.norm_bias"], product)
+        program.emit(np.add, dw, product, dw)

@@ -160,7 +160,7 @@ class Group:
                 clip(gradient, norm, config.clip_norm)
             rate = learning_rate(done, self.steps, member.config.rate, config.warmup)
             member.alive.optimiser.step(rate)
-            member.progress.updated(loss, correct, len(rows))
+            member.progress.updated(loss, correct, len(rows), len(rows))
             self.skips[member.index].passed(rows)
         self._without_failed(failed, lambda skips: skips.skip(rows))
 

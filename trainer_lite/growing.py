@@ -50,6 +50,8 @@ def check_classes(adaptor: Adaptor, features: FeatureFolder, replaced: Sequence[
         ConfigError: there is none, one to replace is not known or not in the folder, or fewer than
             two of those that are known would stay.
     """
+    if adaptor.config.dense or features.masks is not None:
+        raise ConfigError("classes are added to classifiers, not to adaptors of kind segmentation")
     for name in replaced:
         if name not in adaptor.classes:
             raise ConfigError(f"--replace {name}: the adaptor knows no such class; leave it away")

@@ -16,18 +16,20 @@ from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.backward import BackwardPass
 from trainer_lite.loss import cross_entropy_gradient
-from trainer_lite.sums import HeadFactors, TokenSums
+from trainer_lite.sums import HeadFactors, TokenOutcomes, TokenSums
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to read and their labels, (batch,); drop-path factors (blocks, batch) or None."""
+    """Rows to read and their labels, (batch,) or (batch, patch tokens); drop-path factors (blocks,
+    batch) or None; what the loss is the mean of: images, or tokens that have a label."""
 
     rows: Array
     labels: Array
     drop: Array | None
+    counted: int
 
 
 class Lane:
@@ -43,7 +45,7 @@ class Lane:
         weights: FusedWeights,
         source: FeatureSource,
         workspace: Workspace,
-        head: HeadFactors,
+        head: HeadFactors | TokenOutcomes,
         *,
         smoothing: float,
         drop_path: float,
@@ -122,12 +124,13 @@ class Pass:
         workspace: Workspace,
         images: int,
         sums: TokenSums,
-        head: HeadFactors,
+        head: HeadFactors | TokenOutcomes,
         *,
+        source: FeatureSource,
         smoothing: float,
         drop: Array | None,
     ):
-        self.head, self.smoothing = head, smoothing
+        self.head, self.smoothing, self.source, self.workspace = head, smoothing, source, workspace
         keep = head.config.blocks > 0  # none where the head alone is trained
         self.forward = ForwardPass(weights, workspace, images, keep=keep, drop=drop)
         self.backward = BackwardPass(self.forward, workspace, sums)
@@ -145,6 +148,13 @@ class Pass:
         """Appends all that follows from the logits."""
         forward, backward = self.forward, self.backward
         program.section("loss: cross-entropy")
+        if isinstance(self.head, TokenOutcomes):
+            from trainer_lite.token_loss import TokenLoss  # not in memory where it is not used
+
+            self.token_loss = TokenLoss(forward, backward.dlogits, self.source, self.workspace)
+            program.emit(self._token_loss, uses=(*self.token_loss.uses, *self.head.all))
+            backward.emit(program)
+            return
         program.emit(self._loss, uses=(forward.logits, backward.dlogits))
         backward.emit(program)
         program.section("gradients: keep the head's factors")
@@ -153,14 +163,28 @@ class Pass:
 
     @ops.elementwise(passes=6)
     def _loss(self) -> None:
-        labels, smoothing, images = self._batch.labels, self.smoothing, len(self._batch.rows)
+        labels, smoothing, images = self._batch.labels, self.smoothing, self._batch.counted
         logits, dlogits = self.forward.logits, self.backward.dlogits
         cross_entropy_gradient(logits, labels[self._part], smoothing, images, dlogits)
+
+    @ops.elementwise(passes=8)
+    def _token_loss(self) -> None:
+        batch, part, found = self._batch, self._part, self.head
+        assert isinstance(found, TokenOutcomes)
+        self.token_loss.run(
+            batch.rows[part],
+            batch.labels[part],
+            self.smoothing,
+            batch.counted,
+            found.loss[part],
+            found.correct[part],
+        )
 
     @ops.elementwise(passes=1)
     def _collect(self) -> None:
         """Keeps what the head's gradients are made of: their products are taken once a batch."""
         head, forward, backward, part = self.head, self.forward, self.backward, self._part
+        assert isinstance(head, HeadFactors)
         head.logits[part] = forward.logits
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
@@ -185,6 +209,7 @@ class Tile:
             images,
             lane.sums,
             lane.head,
+            source=lane.source,
             smoothing=lane.smoothing,
             drop=drop,
         )

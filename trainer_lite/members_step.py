@@ -73,7 +73,7 @@ class MembersStep:
             drop: drop-path factors (blocks, batch); needed if and only if drop_path > 0.
         """
         self.before.run()
-        batch, parts = Batch(rows, labels, drop), tiles(len(rows), self.tile_images)
+        batch, parts = Batch(rows, labels, drop, len(rows)), tiles(len(rows), self.tile_images)
         count = len(self.lanes)
         side_by_side([(lane.run, batch, parts[i::count]) for i, lane in enumerate(self.lanes)])
         return self.outcomes(labels)
@@ -137,6 +137,7 @@ class MembersTile:
                 images,
                 lane.sums[i],
                 step.heads[i],
+                source=step.source,
                 smoothing=step.smoothing,
                 drop=self.reading.drop,
             )

@@ -97,7 +97,12 @@ SEVERAL = {
 
 OPTIONS = [
     RANK,
-    click.option("--blocks", default=4, show_default=True, help="Low-rank attention blocks."),
+    click.option(
+        "--blocks",
+        default=4,
+        show_default=True,
+        help="Low-rank attention blocks. 0 with --kind segmentation: its linear probe.",
+    ),
     click.option("--heads", default=1, show_default=True, help="Heads; rank must divide by it."),
     click.option(
         "--pool",
@@ -108,10 +113,11 @@ OPTIONS = [
     ),
     click.option(
         "--kind",
-        type=click.Choice(["attention", "linear"]),
+        type=click.Choice(["attention", "linear", "segmentation"]),
         default="attention",
         show_default=True,
-        help="The adaptor, or a linear probe on the same features.",
+        help="The adaptor, or a linear probe on the same features; segmentation: an adaptor with a "
+        "class for every patch token, on features with masks.",
     ),
     click.option("--epochs", default=100, show_default=True, help="Passes over the images."),
     click.option("--batch-size", default=32, show_default=True, help="Images a step."),

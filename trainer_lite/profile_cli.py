@@ -87,7 +87,7 @@ def profile_path(
     from edge_runtime.features import FeatureFolder
     from edge_runtime.made_up import write_made_up
     from trainer_lite.config import TrainConfig
-    from trainer_lite.data import prepare
+    from trainer_lite.data import PATCH, prepare
     from trainer_lite.profiler import profile as measure
 
     if path.is_dir():
@@ -107,6 +107,8 @@ def profile_path(
             tokens=adaptor.config.tokens,
             embed_dim=adaptor.config.embed_dim,
             classes=adaptor.config.classes,
+            prefix_tokens=adaptor.config.prefix_tokens,
+            mask_size=PATCH * adaptor.config.grid_side if adaptor.config.dense else 0,
         )
         config = TrainConfig(batch_size=batch_size)
         return measure(adaptor.config, config, features.split("train"), steps)

@@ -182,16 +182,20 @@ def profile_inference(
     workspace: Workspace,
     times: int,
 ) -> StageProfile:
-    """The forward pass of one image, as `predict` runs it."""
+    """The forward pass of one image, as `predict` runs it; with masks, also the class of each of
+    its pixels, as `evaluate` does."""
     weights.refresh()
     space, trial = Workspace(), Workspace()
     scratch = source.scratch_bytes(1)
-    predictor = Predictor(weights, space, 1, scratch)
-    described = Predictor(weights, trial, 1, scratch).tile
     one = Part(source, 0, 1)
+    predictor = Predictor(weights, space, 1, scratch, mask_size=one.mask_size)
+    described = Predictor(weights, trial, 1, scratch, mask_size=one.mask_size).tile
 
     def run() -> None:
-        predictor.logits(one)
+        if predictor.pixels is None:
+            predictor.logits(one)
+        else:
+            predictor.evaluate(one)
 
     names = Names(parameters, workspace, trial)
     operations, seconds = measure([[(predictor.tile, describe(described, names))]], run, times)

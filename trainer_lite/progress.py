@@ -16,6 +16,7 @@ from trainer_lite.reports import EpochReport
 
 Array = np.ndarray[Any, Any]
 
+COUNTS = ("step", "updates", "skipped", "skipped_in_a_row", "correct", "images", "counted")
 COLUMNS = 4  # of the history: loss and accuracy in training, accuracy in validation, rate
 
 
@@ -30,8 +31,9 @@ class Progress:
         step: steps done, skipped ones too. updates: steps that changed the parameters.
         skipped: steps that were skipped. skipped_in_a_row: those since the last update.
         loss, correct, images: of this epoch so far, summed; skipped steps do not count.
+        counted: what loss and correct are sums over: images, or tokens that have a label.
         epoch_seconds, seconds: spent on this epoch's training, and on the run.
-        best: the best validation accuracy so far.
+        best: the best validation score so far: accuracy, or mean IoU.
         history: a report for each epoch that ended.
     """
 
@@ -42,6 +44,7 @@ class Progress:
     loss: float = 0.0
     correct: int = 0
     images: int = 0
+    counted: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best: float | None = None
@@ -71,14 +74,15 @@ class Progress:
             self.epoch_seconds += now - self._clock
         self._clock = now
 
-    def updated(self, loss: float, correct: int, images: int) -> None:
-        """Counts a step that changed the parameters; loss is summed over its images."""
+    def updated(self, loss: float, correct: int, images: int, counted: int) -> None:
+        """Counts a step that changed the parameters; loss is summed over what is counted."""
         self.step += 1
         self.updates += 1
         self.skipped_in_a_row = 0
         self.loss += loss
         self.correct += correct
         self.images += images
+        self.counted += counted
 
     def skip(self) -> None:
         """Counts a step that changed nothing."""
@@ -86,14 +90,15 @@ class Progress:
         self.skipped += 1
         self.skipped_in_a_row += 1
 
-    def end_epoch(self, val_accuracy: float | None) -> EpochReport:
+    def end_epoch(self, val_score: float | None) -> EpochReport:
         """Turns the sums of this epoch into its report and starts the next."""
-        images = max(self.images, 1)
+        counted = max(self.counted, 1)
         rate = self.images / max(self.epoch_seconds, 1e-9)
-        loss, accuracy = self.loss / images, self.correct / images
-        report = EpochReport(self.epoch, loss, accuracy, val_accuracy, rate)
+        loss, accuracy = self.loss / counted, self.correct / counted
+        report = EpochReport(self.epoch, loss, accuracy, val_score, rate)
         self.history.append(report)
         self.loss, self.correct, self.images, self.epoch_seconds = 0.0, 0, 0, 0.0
+        self.counted = 0
         return report
 
     def to_json(self) -> formats.Json:
@@ -111,10 +116,7 @@ class Progress:
     @classmethod
     def from_json(cls, content: formats.Json, history: Array, path: Path) -> Progress:
         """Reads what `to_json` and `history_array` gave; FormatError where it cannot be."""
-        counts = {
-            key: formats.whole(content, key, 0, path)
-            for key in ("step", "updates", "skipped", "skipped_in_a_row", "correct", "images")
-        }
+        counts = {key: formats.whole(content, key, 0, path) for key in COUNTS}
         numbers = {
             key: float(formats.field(content, key, (int, float), path))
             for key in ("loss", "epoch_seconds", "seconds")

@@ -21,26 +21,28 @@ from trainer_lite.optim import AdamW
 from trainer_lite.parameters import ParameterSet
 
 TOKENS, DIM, IMAGES = 40, 24, 6
+SIDE, MASK = 6, 40  # of the grid and its masks, where every patch token has logits
 
 
 def rehearse(config: AdaptorConfig, lanes: int = 1) -> None:
     """Trains one step of an adaptor like `config`, of few tokens and little width."""
     prefix = min(config.prefix_tokens, TOKENS - 1)
+    tokens = prefix + SIDE**2 if config.dense else TOKENS
     rank = min(config.rank, 8) // config.heads * config.heads or config.rank
     small = replace(
-        config, tokens=TOKENS, prefix_tokens=prefix, embed_dim=max(DIM, rank), classes=2, rank=rank
+        config, tokens=tokens, prefix_tokens=prefix, embed_dim=max(DIM, rank), classes=2, rank=rank
     )
     source = Ones(small)
     for codec in PLAIN.values():
-        z = np.empty((IMAGES, TOKENS, small.embed_dim), np.float32)
-        scale = codec.scale_shape(IMAGES, TOKENS)
-        stored = np.zeros((IMAGES, TOKENS, codec.stored_dim(small.embed_dim)), codec.dtype)
+        z = np.empty((IMAGES, tokens, small.embed_dim), np.float32)
+        scale = codec.scale_shape(IMAGES, tokens)
+        stored = np.zeros((IMAGES, tokens, codec.stored_dim(small.embed_dim)), codec.dtype)
         decode(codec, stored, None if scale is None else np.ones(scale, np.float32), z)
     parameters = ParameterSet(small)
     parameters.initialise(0)
     weights = FusedWeights(small, parameters.values, Workspace())
     drop_path = 0.1 if small.blocks else 0.0
-    shape = StepShape(batch=IMAGES, tile=2, drop_path=drop_path, lanes=lanes)
+    shape = StepShape(IMAGES, 2, drop_path=drop_path, lanes=lanes, mask_size=source.mask_size)
     step, predictors = planned_step(weights, source, shape)
     optimiser = AdamW(
         parameters.flat,
@@ -57,11 +59,14 @@ def rehearse(config: AdaptorConfig, lanes: int = 1) -> None:
 
 
 class Ones:
-    """Features that are all 1."""
+    """Features that are all 1; masks, too."""
 
     def __init__(self, config: AdaptorConfig):
         self.tokens, self.embed_dim = config.tokens, config.embed_dim
         self.labels = np.arange(IMAGES) % 2
+        self.mask_size = MASK if config.dense else 0
+        if config.dense:
+            self.labels = np.resize(np.arange(2, dtype=np.uint8), (IMAGES, config.patch_tokens))
 
     def scratch_bytes(self, images: int) -> int:
         return 0
@@ -69,3 +74,6 @@ class Ones:
     def read(self, rows: Array, z: Array, norms: Array, scratch: Array) -> None:
         z.fill(1.0)
         norms.fill(1.0)
+
+    def read_masks(self, rows: Array, out: Array) -> None:
+        out.fill(1)

@@ -13,8 +13,8 @@ from trainer_lite.reports import EpochReport, StepReport
 class Reporter:
     """Turns the trainer's reports into a progress note and a line an epoch."""
 
-    def __init__(self, advance: Any, epochs: int):
-        self.advance, self.epochs = advance, epochs
+    def __init__(self, advance: Any, epochs: int, score: str = "val"):
+        self.advance, self.epochs, self.score = advance, epochs, score
         self.loss: float | None = None
         self.accuracy = 0.0
         self.images, self.step, self.started = 0, 0, time.monotonic()
@@ -34,7 +34,7 @@ class Reporter:
     def on_epoch(self, report: EpochReport) -> None:
         """About ten lines a run, where no bar is drawn; the bar shows validation too."""
         if report.val_accuracy is not None:
-            self.val = f", val {report.val_accuracy:.3f}"
+            self.val = f", {self.score} {report.val_accuracy:.3f}"
         due = report.epoch == self.epochs or report.epoch % max(1, self.epochs // 10) == 0
         if sys.stderr.isatty() or not due:
             return

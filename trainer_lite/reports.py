@@ -13,7 +13,8 @@ from trainer_lite.budget import MemoryPlan
 class EpochReport:
     """What one epoch came to; accuracies are fractions, `rate` is images trained on a second.
 
-    Loss and accuracy are means over the images of all steps that were not skipped.
+    Loss and accuracy are means over the images of all steps that were not skipped; of kind
+    segmentation over their labelled tokens, and `val_accuracy` is the mean IoU of pixels.
     """
 
     epoch: int

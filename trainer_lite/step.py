@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.config import AdaptorConfig
+from edge_runtime.config import IGNORED, AdaptorConfig
 from edge_runtime.program import Program, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
@@ -15,7 +15,7 @@ from trainer_lite.gradients import GradientAssembly
 from trainer_lite.lane import Batch, Lane
 from trainer_lite.loss import cross_entropy
 from trainer_lite.parameters import trained_part
-from trainer_lite.sums import HeadFactors
+from trainer_lite.sums import HeadFactors, TokenOutcomes
 from trainer_lite.threads import side_by_side
 
 Array = np.ndarray[Any, Any]
@@ -55,7 +55,11 @@ class TrainingStep:
         trained = trained_part(weights.config, head_only=head_only)
         self.weights, self.source, self.workspace = weights, source, workspace
         self.tile_images, self.smoothing, self.drop_path = min(tile, batch), smoothing, drop_path
-        self.head = HeadFactors(trained, workspace, batch)
+        self.head = (
+            TokenOutcomes(trained, workspace, batch)
+            if trained.dense
+            else HeadFactors(trained, workspace, batch)
+        )
         self.before, self.after = Program(), Program()
         weights.emit_refresh(self.before)
         self.head.emit_clear(self.before)
@@ -83,14 +87,17 @@ class TrainingStep:
         return self.before, chosen.clear, tile, self.after
 
     def run(self, rows: Array, labels: Array, drop: Array | None = None) -> tuple[float, int]:
-        """One batch: (summed loss, images classified rightly).
+        """One batch: (summed loss, how many were classified rightly), of its images, or of the
+        tokens that have a label: as many as `counted(labels)` says.
 
         Args:
-            rows: (batch,) indices to read. labels: (batch,) class indices.
+            rows: (batch,) indices to read. labels: (batch,) class indices, or (batch, patch tokens)
+                where every token has logits.
             drop: drop-path factors (blocks, batch); needed if and only if drop_path > 0.
         """
         self.before.run()
-        batch, parts = Batch(rows, labels, drop), tiles(len(rows), self.tile_images)
+        batch = Batch(rows, labels, drop, counted(labels))
+        parts = tiles(len(rows), self.tile_images)
         count = len(self.lanes)
         side_by_side([(lane.run, batch, parts[i::count]) for i, lane in enumerate(self.lanes)])
         outcome = self.outcome(labels)  # before the logits' place is used again
@@ -98,15 +105,25 @@ class TrainingStep:
         return outcome
 
     def outcome(self, labels: Array) -> tuple[float, int]:
-        """(summed loss, images classified rightly) of the batch whose tiles have run."""
+        """(summed loss, how many are classified rightly) of the batch whose tiles have run."""
         return outcome_of(self.head, labels, self.smoothing)
 
 
-def outcome_of(head: HeadFactors, labels: Array, smoothing: float) -> tuple[float, int]:
-    """(summed loss, images classified rightly) by the logits of a batch."""
+def outcome_of(
+    head: HeadFactors | TokenOutcomes, labels: Array, smoothing: float
+) -> tuple[float, int]:
+    """(summed loss, images or tokens classified rightly) of a batch, by what its tiles left."""
+    if isinstance(head, TokenOutcomes):
+        loss, right = (array[: len(labels)].sum() for array in head.all)
+        return float(loss), int(right)
     logits = head.logits[: len(labels)]
     correct = int((logits.argmax(axis=1) == labels).sum())
     return cross_entropy(logits, labels, smoothing), correct
+
+
+def counted(labels: Array) -> int:
+    """What a batch's loss is the mean of: its images, or its labelled tokens (images, patches)."""
+    return len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != IGNORED))
 
 
 def tiles(images: int, tile: int) -> list[slice]:

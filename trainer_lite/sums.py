@@ -19,7 +19,8 @@ Array = np.ndarray[Any, Any]
 class TokenSums:
     """Sums over tokens, to which tiles add.
 
-    dright (C, d): e z. mixed (C, Lr): e H^T. dbias (L, 3r): sum of dY.
+    dright (C, d): e z. mixed (C, Lr): e H^T. dbias (L, 3r): sum of dY. Where every token has
+    logits also dhead_bias (K,): sum of their gradients.
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace):
@@ -28,10 +29,10 @@ class TokenSums:
         self.dright = workspace.array("sums.dright", (c, d))
         self.mixed = workspace.array("sums.mixed", (c, depth * r))
         self.dbias = workspace.array("sums.dbias", (depth, 3 * r))
-
-    @property
-    def all(self) -> tuple[Array, Array, Array]:
-        return self.dright, self.mixed, self.dbias
+        self.all: tuple[Array, ...] = (self.dright, self.mixed, self.dbias)
+        if config.dense:
+            self.dhead_bias = workspace.array("sums.dhead_bias", (config.classes,))
+            self.all += (self.dhead_bias,)
 
     def emit_clear(self, program: Program) -> None:
         """Starts anew."""
@@ -71,3 +72,25 @@ class HeadFactors:
         program.section("gradients: clear the sums")
         for factor in self.all:
             program.emit(ops.fill, factor, 0.0)
+
+
+class TokenOutcomes:
+    """Image by image, where every token has logits: summed loss and tokens classified rightly.
+
+    Both (batch,). There are no factors: the head's gradient comes from the sums over tokens.
+    """
+
+    def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
+        self.config = config
+        self.loss = workspace.array("head.loss", (batch,))
+        self.correct = workspace.array("head.correct", (batch,), np.int32)
+
+    @property
+    def all(self) -> tuple[Array, ...]:
+        return self.loss, self.correct
+
+    def emit_clear(self, program: Program) -> None:
+        """So that they hold what tiles leave there until the last one has run."""
+        program.section("gradients: clear the sums")
+        for outcome in self.all:
+            program.emit(ops.fill, outcome, 0)

@@ -114,6 +114,8 @@ class _Run:
             raise ConfigError(
                 "a sweep chooses on the val split; extract a folder that has one, and fit on train"
             )
+        if configs[0].kind == "segmentation":
+            raise ConfigError("a sweep trains classifiers; give kind segmentation to `train`")
         data = prepare(configs[0], features)
         assert data.val is not None
         self.val = data.val

@@ -36,6 +36,7 @@ from trainer_lite.reports import EpochReport, StepReport, TrainResult
 from trainer_lite.schedule import learning_rate
 from trainer_lite.skipping import Skips
 from trainer_lite.state import State
+from trainer_lite.step import counted
 from trainer_lite.stops import (
     BudgetPassedError,
     InterruptedRunError,
@@ -212,10 +213,10 @@ class _Run:
         while progress.epoch <= self.config.epochs:
             self._train_epoch()
             self.skips.check()
-            accuracy = None if self.val is None else self._evaluate(self.val).accuracy
-            report = progress.end_epoch(accuracy)
-            if accuracy is not None and (progress.best is None or accuracy > progress.best):
-                progress.best = accuracy
+            score = None if self.val is None else self._evaluate(self.val).score
+            report = progress.end_epoch(score)
+            if score is not None and (progress.best is None or score > progress.best):
+                progress.best = score
                 if state.best is not None:
                     np.copyto(state.best, state.parameters.flat)
                 if on_best:
@@ -263,6 +264,7 @@ class _Run:
             blocks, seed = self.adaptor_config.blocks, config.seed
             drop = drop_path_factors(config.drop_path, blocks, len(rows), seed, progress.step)
         loss, correct = self.step.run(rows, self.labels[rows], drop)
+        labelled = counted(self.labels[rows])
         norm = gradient_norm(self.step.gradient)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.skips.skip(rows)
@@ -271,11 +273,17 @@ class _Run:
             clip(self.step.gradient, norm, config.clip_norm)
         self.optimiser.step(learning_rate(progress.step, self.steps, config.rate, config.warmup))
         count = len(rows)
-        progress.updated(loss, correct, count)
+        progress.updated(loss, correct, count, labelled)
         self.skips.passed(rows)
         if self.trainer.on_step:
             self.trainer.on_step(
-                StepReport(progress.step, self.steps, count, loss / count, correct / count)
+                StepReport(
+                    progress.step,
+                    self.steps,
+                    count,
+                    loss / max(1, labelled),
+                    correct / max(1, labelled),
+                )
             )
 
     def _between_steps(self) -> None:

@@ -17,6 +17,7 @@ from edge_runtime.codecs import Codec, pooled
 from edge_runtime.errors import ConfigError, DataError
 from edge_runtime.feature_split import FeatureSplit
 from edge_runtime.features import FeatureFolder
+from edge_runtime.masks import MaskShape, mask_shape
 from edge_runtime.shard_writer import ShardBuffer, digests, rows_per_shard, shard_name
 from trainer_lite.directions import Directions
 
@@ -100,13 +101,16 @@ def transcode(
     tokens = codec.stored_tokens(features.tokens, features.prefix_tokens)
     out.mkdir(parents=True, exist_ok=True)
     width = features.embed_dim if basis is None else basis.width
+    shape, masks = (tokens, width), None
+    if features.masks is not None:
+        masks = mask_shape(features.masks.size, tokens - features.prefix_tokens)
     manifest = {
         **features.manifest,
         "codec": codec.name,
         "tokens": tokens,
         "embed_dim": width,
         "splits": {
-            name: write_split(features.split(name), codec, (tokens, width), out, basis, advance)
+            name: write_split(features.split(name), codec, shape, out, basis, advance, masks)
             for name in features.split_names
         },
     }
@@ -139,6 +143,14 @@ def tokens_of(split: FeatureSplit, codec: Codec, rows: range, advance: Advance) 
         advance(len(wanted), split.name)
 
 
+def masks_of(split: FeatureSplit, part: slice, masks: MaskShape) -> Array:
+    """The masks of some rows, uint8 (rows, size, size)."""
+    rows = np.arange(part.start, part.stop)
+    out = np.empty((len(rows), masks.size, masks.size), np.uint8)
+    split.read_masks(rows, out)
+    return out
+
+
 def write_split(
     split: FeatureSplit,
     codec: Codec,
@@ -146,18 +158,21 @@ def write_split(
     out: Path,
     basis: Basis | None,
     advance: Advance,
+    masks: MaskShape | None,
 ) -> formats.Json:
     """The shards of one split; its entry in the manifest."""
-    capacity = min(rows_per_shard(codec.bytes_per_image(*shape)), split.rows)
+    nbytes = codec.bytes_per_image(*shape) + (masks.bytes_per_image if masks else 0)
+    capacity = min(rows_per_shard(nbytes), split.rows)
     entries: list[formats.Json] = []
     labels, paths = split.labels.tolist(), split.paths
     squares = 0.0
     for first in range(0, split.rows, capacity):
         rows = range(first, min(first + capacity, split.rows))
-        buffer = ShardBuffer(codec, capacity, *shape)
+        buffer = ShardBuffer(codec, capacity, *shape, masks)
         for z in tokens_of(split, codec, rows, advance):
             part = slice(first + buffer.rows, first + buffer.rows + len(z))
-            buffer.add(z if basis is None else basis.apply(z), labels[part], paths[part])
+            given = labels[part] if masks is None else masks_of(split, part, masks)
+            buffer.add(z if basis is None else basis.apply(z), given, paths[part])
         shard = buffer.write(out / shard_name(split.name, len(entries)), split.name)
         entries.append(shard.entry())
         squares += shard.sum_squares

@@ -86,6 +86,10 @@ def extract(
     test may be missing). The features are all that `edgetune train` needs: copy their folder to
     the device.
 
+    For segmentation, IMAGES holds classes.txt (a name a line) and train/, val/ and test/ with
+    images/NAME.jpg and masks/NAME.png inside: pixels are indices of classes, 255 is ignored. Masks
+    are cropped as the images are and kept beside the features.
+
     An interrupted command, repeated, goes on where it stopped; until it is done, everything lies
     in OUT.partial. Unreadable images are named, skipped and counted. --force also discards an
     OUT.partial that was begun with other settings.
@@ -115,9 +119,10 @@ def extract(
     from edge_runtime.errors import ServerError
     from edge_runtime.extract import extract as run
     from edge_runtime.image_folder import scan
+    from edge_runtime.mask_folder import has_masks, scan_masks
 
     ahead = None if engine == "local" else load(ENGINES[engine])(workers, threads)
-    folder = scan(images)
+    folder = scan_masks(images) if has_masks(images) else scan(images)
     opened: BackboneBase
     remote = None
     if server is not None:
@@ -154,6 +159,7 @@ def extract(
                 "skipped": len(result.skipped),
                 "ignored": folder.ignored,
                 "classes": len(folder.classes),
+                **({"masks": True} if folder.masked else {}),
                 "splits": result.rows,
                 "shards": result.shards,
                 "codec": codec,

@@ -15,6 +15,7 @@ from edge_runtime.cli.common import (
     PATH,
     connect,
     emit_json,
+    force_option,
     json_option,
     runtime_option,
     say,
@@ -24,6 +25,8 @@ from edge_runtime.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from edge_runtime.feature_split import FeatureSplit
+    from edge_runtime.mask_answers import Masks
     from edge_runtime.remote_backbone import RemoteBackbone
     from edge_runtime.served_model import Form
     from edge_runtime.together import Together
@@ -65,7 +68,9 @@ STDIN = Path("-")
 @click.option(
     "--top-k", default=3, show_default=True, type=click.IntRange(1), help="Classes to show."
 )
+@click.option("--out", type=PATH, help="Folder for masks, of adaptors of kind segmentation.")
 @runtime_option
+@force_option
 @json_option
 def predict(
     images: tuple[Path, ...],
@@ -80,7 +85,9 @@ def predict(
     features: Path | None,
     split: str,
     top_k: int,
+    out: Path | None,
     runtime: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """The most probable classes of IMAGES, or of the rows of a feature folder.
@@ -88,9 +95,13 @@ def predict(
     An image that cannot be used is named, the others are predicted, and the exit status is 1.
     Several adaptors of one backbone share its features, and in numpy one product.
 
+    Of an adaptor of kind segmentation, the classes come with their shares of the pixels, and --out
+    keeps the masks, as NAME.png: indices of classes with a palette, of what the backbone sees, that
+    is the image resized and cropped to its middle, at that size.
+
     With --watch, or with - for IMAGES (their paths on stdin, one a line), the command goes on until
     it is stopped, or stdin ends; each result is one JSON object on a line of its own:
-    image, adaptor and top, or image and error.
+    image, adaptor and top (or shares and mask), or image and error.
 
     With --server the backbone is elsewhere (`edgetune serve`): an image goes there as it is (JPEG,
     PNG, WebP) or, where that is less, as the resized pixels; numpy is all that is needed here.
@@ -100,6 +111,7 @@ def predict(
       edgetune predict cat.jpg dog.png --adaptor adaptor.safetensors --backbone backbone
       edgetune predict cat.jpg --adaptor adaptor.safetensors --server http://192.168.1.10:8000
       edgetune predict --adaptor adaptor.safetensors --features features --split test
+      edgetune predict street.jpg --adaptor segments.safetensors --backbone backbone --out masks
       edgetune predict --watch inbox --adaptor a.safetensors --adaptor b.safetensors \\
           --backbone backbone
     """
@@ -111,10 +123,12 @@ def predict(
         )
     set_blas_threads(1)  # one image is too little work for two, and each takes memory
     from edge_runtime.allocate import map_large_blocks
+    from edge_runtime.mask_answers import Masks
     from edge_runtime.runtimes import open_adaptor
     from edge_runtime.together import Together
 
     together = Together([open_adaptor(path, runtime) for path in adaptors])
+    masks = Masks(together.adaptors, out, keep_folders=features is not None, force=force)
     streaming = watch is not None or images == (STDIN,)
     if streaming:
         map_large_blocks()
@@ -129,7 +143,7 @@ def predict(
         )
         asked = of_images(together, paths_of(images, watch, interval), features_of)
     failed, predicted, kept = False, 0, []
-    for result in results(asked, together, adaptors, top_k):
+    for result in results(asked, together, adaptors, top_k, masks):
         failed |= "error" in result
         predicted += result.get("adaptor") == str(adaptors[0])
         if streaming:
@@ -171,7 +185,21 @@ def of_features(together: Together, folder: Path, split: str) -> Iterator[Asked]
     for adaptor in together.adaptors:
         adaptor.check_stored(opened)
     rows = opened.split(split)
-    yield from zip(rows.paths, zip(*together.predict_proba(rows)))
+    if any(adaptor.config.dense for adaptor in together.adaptors):
+        yield from row_by_row(together, rows)
+    else:
+        yield from zip(rows.paths, zip(*together.predict(rows)))
+
+
+def row_by_row(together: Together, rows: FeatureSplit) -> Iterator[Asked]:
+    """As all at once, where that would take much memory."""
+    import numpy as np
+
+    z = np.empty((1, rows.tokens, rows.embed_dim), np.float32)
+    norms, scratch = np.empty(z.shape[:2], np.float32), np.empty(rows.scratch_bytes(1), np.uint8)
+    for index, path in enumerate(rows.paths):
+        rows.read(np.array([index]), z, norms, scratch)
+        yield path, [answer[0] for answer in together.predict(z)]
 
 
 def from_folder(together: Together, folder: Path | None) -> Features:
@@ -229,23 +257,37 @@ def of_images(together: Together, images: Iterable[Path], features_of: Features)
 
     for image in images:
         try:
-            rows = together.predict_proba(features_of(image))
+            rows = together.predict(features_of(image))
             yield str(image), [row[0] for row in rows]
         except DataError as error:
             yield str(image), error
 
 
 def results(
-    asked: Iterable[Asked], together: Together, adaptors: tuple[Path, ...], k: int
+    asked: Iterable[Asked],
+    together: Together,
+    adaptors: tuple[Path, ...],
+    k: int,
+    masks: Masks,
 ) -> Iterator[Result]:
-    """One object an image and adaptor: image, adaptor and top; or image and error."""
+    """One object an image and adaptor: image, adaptor and top, or of kind segmentation shares and
+    mask; or image and error."""
     from edge_runtime.adaptor import top_k
+    from edge_runtime.errors import OutputExistsError
 
     for image, answers in asked:
         if isinstance(answers, Exception):
             yield {"image": image, "error": str(answers)}
             continue
         for path, adaptor, probabilities in zip(adaptors, together.adaptors, answers):
+            if adaptor.config.dense:
+                try:
+                    found = masks.result(image, adaptor, probabilities)
+                except OutputExistsError as error:
+                    yield {"image": image, "error": f"{image}: {error}"}
+                    continue
+                yield {"image": image, "adaptor": str(path), **found}
+                continue
             ranked = top_k(probabilities, adaptor.classes, k)
             top = [{"class": name, "probability": p} for name, p in ranked]
             yield {"image": image, "adaptor": str(path), "top": top}
@@ -253,6 +295,9 @@ def results(
 
 def line(result: Result, *, name_adaptor: bool) -> str:
     """A result for people."""
-    top = ", ".join(f"{best['class']} {best['probability']:.3f}" for best in result["top"])
+    kind, listed = ("share", "shares") if "shares" in result else ("probability", "top")
+    top = ", ".join(f"{best['class']} {best[kind]:.3f}" for best in result[listed])
+    if "mask" in result:
+        top += f" -> {result['mask']}"
     adaptor = f" [{result['adaptor']}]" if name_adaptor else ""
     return f"{result['image']}{adaptor}: {top}"

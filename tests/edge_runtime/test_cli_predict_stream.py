@@ -136,7 +136,7 @@ def test_image_after_image_keeps_no_memory(inputs: tuple[Path, list[Path], Path]
     def ask(times: int) -> int:
         for _ in range(times):
             pixels = load_image(photos / "1.png", backbone.preprocessing)
-            together.predict_proba(backbone.run(pixels[None]))
+            together.predict(backbone.run(pixels[None]))
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 

@@ -11,7 +11,7 @@ from edge_runtime.errors import ConfigError
 from tests.problems import config_of, random_parameters
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "kind": ({"kind": "mlp"}, "kind must be one of attention, linear, not 'mlp'"),
+    "kind": ({"kind": "mlp"}, "kind must be one of attention, linear, segmentation, not 'mlp'"),
     "pool": ({"pool": "max"}, "pool must be one of mean, cls, cls.mean, not 'max'"),
     "no tokens": ({"tokens": 0, "prefix_tokens": 0}, "at least one patch token is needed"),
     "only prefix tokens": ({"tokens": 3, "prefix_tokens": 3}, "at least one patch token"),

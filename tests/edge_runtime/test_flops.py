@@ -69,6 +69,19 @@ def test_inference_multiplies_what_the_closed_form_says(blocks: int, heads: int,
     assert forward_macs(config) > (0 if pool == "cls" else pooled)
 
 
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_inference_of_every_token_multiplies_what_the_closed_form_says(blocks: int) -> None:
+    changes = {"blocks": blocks, "heads": 2} if blocks else {"blocks": 0, "rank": 0}
+    config = config_of(kind="segmentation", **changes)
+    weights = FusedWeights(config, random_parameters(config, np.float32), Workspace())
+    found = program_macs(Predictor(weights, Workspace(), tile=2).tile)
+    assert found == 2 * forward_macs(config)
+    pixels = Predictor(weights, Workspace(), tile=2, mask_size=30).tile
+    side, size, classes = config.grid_side, 30, config.classes
+    each = classes * (size * side * side + size * size * side)
+    assert program_macs(pixels) == found + 2 * each
+
+
 @pytest.mark.parametrize(
     ("function", "arguments", "flops", "nbytes"),
     [

@@ -18,6 +18,8 @@ SHAPES: list[dict[str, Any]] = [
     {"rank": 6, "heads": 3, "pool": "cls+mean", "input_rms": 1.3, "classes": 3},
     {"kind": "linear"},
     {"blocks": 3, "norm_eps": 1e-4},
+    {"kind": "segmentation", "blocks": 3},
+    {"kind": "segmentation", "rank": 0, "blocks": 0},
 ]
 
 
@@ -37,25 +39,28 @@ class Reading(ArrayFeatures):
         super().read(rows, z, norms, scratch)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,)])
+@pytest.mark.parametrize(
+    "order", [(0, 1, 2, 3), (2, 3), (3, 2, 1, 0), (2, 2), (1,), (4, 0, 5), (5,)]
+)
 def test_each_answers_as_it_does_alone(order: tuple[int, ...]) -> None:
     features = problem_of(config_of(), 47, np.float32).features  # a whole tile, and a part of one
     adaptors = [adaptor_of(place, **SHAPES[index]) for place, index in enumerate(order)]
     source = Reading(features)
     together = Together(adaptors)
-    found = together.predict_proba(source)
+    found = together.predict(source)
     assert source.rows_read == 47
     for adaptor, probabilities in zip(adaptors, found):
-        expected = adaptor.predict_proba(features)
+        ask = adaptor.predict_logits if adaptor.config.dense else adaptor.predict_proba
+        expected = ask(features)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    for again, before in zip(together.predict_proba(features[:3]), found):
+    for again, before in zip(together.predict(features[:3]), found):
         np.testing.assert_allclose(again, before[:3], atol=1e-5)
 
 
 def test_one_product_reads_the_features_for_all() -> None:
     features = problem_of(config_of(), 2, np.float32).features
     together = Together([adaptor_of(0, **SHAPES[0]), adaptor_of(1, **SHAPES[3])])
-    together.predict_proba(features)
+    together.predict(features)
     assert together._predictor is not None
     operations = together._predictor.tile.operations
     wide = [a[2].shape for f, a in operations if f is np.matmul and a[0].shape[-1] == 24]
@@ -66,8 +71,8 @@ def test_one_product_reads_the_features_for_all() -> None:
 def test_another_shape_or_weights_beyond_float32_are_refused() -> None:
     features = problem_of(config_of(), 2, np.float32).features
     with pytest.raises(MismatchError, match="takes features of 11 tokens x 24"):
-        Together([adaptor_of(0), adaptor_of(1, tokens=11)]).predict_proba(features)
+        Together([adaptor_of(0), adaptor_of(1, tokens=11)]).predict(features)
     bad = adaptor_of(1)
     bad.parameters["blocks.qkv"] *= np.float32(1e30)
     with pytest.raises(DataError, match="not finite"):
-        Together([adaptor_of(0), bad]).predict_proba(features)
+        Together([adaptor_of(0), bad]).predict(features)

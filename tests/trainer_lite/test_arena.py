@@ -22,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
     "cls and mean": {"blocks": 2, "pool": "cls+mean"},
     "one block": {"blocks": 1},
     "linear": {"kind": "linear"},
+    "segmentation": {"kind": "segmentation", "blocks": 3, "heads": 2},
+    "segmentation, linear": {"kind": "segmentation", "rank": 0, "blocks": 0},
 }
 
 

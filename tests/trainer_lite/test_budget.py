@@ -27,6 +27,22 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("budget") / "masked"
+    rows = {"train": 40, "val": 10, "test": 10}
+    return write_features(folder, rows=rows, shard_rows=20, mask_size=224, classes=30, **SHAPE).path
+
+
+@pytest.mark.parametrize("options", [(), ("--blocks", 0), ("--threads", 2)], ids=str)
+def test_the_peak_with_masks_is_what_was_predicted(
+    masked: Path, tmp_path: Path, options: Any
+) -> None:
+    found = trained(masked, tmp_path / "a.safetensors", "--kind", "segmentation", *options)
+    ratio = found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"]
+    assert 1.0 <= ratio < 1.05
+
+
+@pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("budget") / "features"
     rows = {"train": 40, "val": 10, "test": 10}

@@ -10,10 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge_runtime.config import IGNORED  # noqa: E402
 from tests.problems import config_of, problem_of, random_parameters, step_of  # noqa: E402
 from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
 from trainer_lite.optim import AdamW  # noqa: E402
 from trainer_lite.parameters import ParameterSet  # noqa: E402
+from trainer_lite.step import counted  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {
     "one block, mean": {"blocks": 1},
@@ -31,6 +33,12 @@ CASES: dict[str, dict[str, Any]] = {
     "rank 1": {"rank": 1, "blocks": 4},
     "linear, mean": {"kind": "linear"},
     "linear, cls": {"kind": "linear", "pool": "cls"},
+    "segmentation": {"kind": "segmentation"},
+    "segmentation, one block": {"kind": "segmentation", "blocks": 1},
+    "segmentation, six blocks, two heads": {"kind": "segmentation", "blocks": 6, "heads": 2},
+    "segmentation, five prefix tokens": {"kind": "segmentation", "prefix_tokens": 5, "tokens": 14},
+    "segmentation, no prefix tokens": {"kind": "segmentation", "prefix_tokens": 0, "tokens": 9},
+    "segmentation, linear": {"kind": "segmentation", "rank": 0, "blocks": 0},
 }
 
 
@@ -78,11 +86,43 @@ def test_gradients_equal_autograd(case: str, tile: int, regularised: bool) -> No
     drops = None if drop is None else torch.tensor(drop)
     logits = adaptor_logits(config, leaves, torch.tensor(problem.features), drops)
     expected = torch.nn.functional.cross_entropy(
-        logits, torch.tensor(problem.labels), label_smoothing=smoothing
+        logits,
+        torch.tensor(problem.labels.astype(np.int64)),
+        label_smoothing=smoothing,
+        ignore_index=IGNORED,
     )
     expected.backward()
-    assert loss / 8 == pytest.approx(expected.item(), rel=1e-12)
+    assert loss / counted(problem.labels) == pytest.approx(expected.item(), rel=1e-12)
     assert correct == int((logits.argmax(1).numpy() == problem.labels).sum())
+    for name, leaf in leaves.items():
+        assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("tile", [1, 3, 8])
+def test_shares_of_pixels_are_trained_towards_as_in_pytorch(tile: int, smoothing: float) -> None:
+    config = config_of(kind="segmentation", blocks=3)
+    parameters, problem = random_parameters(config, np.float64), problem_of(config, 8, np.float64)
+    masks = np.random.default_rng(0).choice([0, 1, 2, 4, IGNORED], (8, 12, 12)).astype(np.uint8)
+
+    def read_masks(rows: Any, out: Any) -> None:
+        out[...] = masks[rows]
+
+    problem.mask_size, problem.read_masks = 12, read_masks  # type: ignore[attr-defined]
+    step = step_of(parameters, problem, batch=8, tile=tile, smoothing=smoothing)
+    loss, _ = step.run(np.arange(8), problem.labels)
+    cells = masks.reshape(8, 3, 4, 3, 4).transpose(0, 1, 3, 2, 4).reshape(8, 9, 16)
+    counts = np.stack([(cells == label).sum(axis=2) for label in range(5)], axis=1)
+    known = torch.tensor(problem.labels != IGNORED)
+    leaves = to_torch(parameters)
+    logits = adaptor_logits(config, leaves, torch.tensor(problem.features))
+    expected = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2)[known],
+        torch.tensor(counts / counts.sum(axis=1, keepdims=True)).transpose(1, 2)[known],
+        label_smoothing=smoothing,
+    )
+    expected.backward()
+    assert loss / counted(problem.labels) == pytest.approx(expected.item(), rel=1e-12)
     for name, leaf in leaves.items():
         assert relative_error(step.gradients[name], leaf.grad.numpy()) < 1e-10, name
 

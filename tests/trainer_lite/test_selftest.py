@@ -20,8 +20,8 @@ def test_this_machine_passes() -> None:
     assert result.exit_code == 0
     assert content["passed"]
     assert content["numpy"] == np.__version__
-    assert len(content["checks"]) == 32
-    assert edgetune("selftest").stdout.count("ok ") == 32
+    assert len(content["checks"]) == 40
+    assert edgetune("selftest").stdout.count("ok ") == 40
 
 
 def test_an_exponential_off_by_a_thousandth_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

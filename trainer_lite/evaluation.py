@@ -52,7 +52,7 @@ def evaluate(
     """
     parts = cut(source, predictors[0].tile_images, len(predictors), before_tile)
     found = side_by_side([(p.evaluate, part) for p, part in zip(predictors, parts)])
-    return Evaluation(np.sum([evaluation.confusion for evaluation in found], axis=0))
+    return type(found[0])(np.sum([evaluation.confusion for evaluation in found], axis=0))
 
 
 def cut(

@@ -46,6 +46,8 @@ def test_dead_buffers_may_hold_anything(case: str, head_only: bool, dtype: Any) 
     config = config_of(**CASES[case])
     problem = problem_of(config, 6, dtype)
     drop_path = 0.3 if config.blocks else 0.0
+    if head_only and case.startswith("segmentation"):
+        pytest.skip("there the head is no part of its own")
     options = {"batch": 6, "tile": 2, "drop_path": drop_path, "head_only": head_only}
     found = []
     for planned in (False, True):

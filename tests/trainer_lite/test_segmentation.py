@@ -152,7 +152,7 @@ def test_labels_and_kinds_must_go_together(folder: FeatureFolder, tmp_path: Path
         adaptor(folder)
     trained = Trainer(CONFIG).fit(folder).adaptor
     with pytest.raises(MismatchError, match="kind segmentation, and .* a class an image"):
-        trained.check_features(plain)
+        trained.labelled(plain, "test")
     with pytest.raises(MismatchError, match="features that have masks"):
         trained.evaluate(plain.split("test"))
 

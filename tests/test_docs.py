@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 INDEX = (DOCS / "index.md").read_text()
 ORDER = [DOCS / name for name in re.findall(r"\]\((\w+\.md)\)", INDEX)]
 LINKED = [*sorted(DOCS.glob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "ARCHITECTURE"))]
-LANGUAGES = ("sh", "console", "python", "text")
+LANGUAGES = ("sh", "console", "python", "text", "yaml")
 NEEDED = ("torch", "timm", "onnx", "onnxruntime", "PIL", "starlette", "uvicorn")
 
 

@@ -53,6 +53,7 @@ def test_commands_and_code_in_order(reader: Reader) -> None:
         "predict",
         "export-adaptor",
         "predict",
+        "sweep",
     ]
     printed = {}
     for name, command in zip(names, commands):

@@ -60,6 +60,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.kind not in DEFAULT_RATES:
             raise ConfigError(f"kind must be attention, linear or segmentation, not {self.kind!r}")
+        if self.kind == "segmentation" and (self.init is not None or self.balance):
+            raise ConfigError(
+                "kind segmentation starts from random weights; leave --init and --balance out"
+            )
         if self.fit_on not in FIT_ON:
             raise ConfigError(f"fit_on must be train or train+val, not {self.fit_on!r}")
         if self.epochs < 1 or self.batch_size < 1:

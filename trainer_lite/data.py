@@ -67,12 +67,7 @@ def prepare(
 
 def check_kind(config: TrainConfig, features: FeatureFolder) -> None:
     """Refuses masks where an image has a class, and the other way round."""
-    dense = config.kind == "segmentation"
-    if dense and (config.init is not None or config.balance):
-        raise ConfigError(
-            "kind segmentation starts from random weights; leave --init and --balance out"
-        )
-    if dense == (features.masks is not None):
+    if (config.kind == "segmentation") == (features.masks is not None):
         return
     if features.masks is not None:
         raise ConfigError(f"{features.path} has masks; use --kind segmentation")

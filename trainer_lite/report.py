@@ -58,6 +58,11 @@ def report(
         run["evaluation"] = None
         if features is not None:
             try:
+                if adaptor.config.dense:
+                    raise ConfigError(
+                        f"{path} is of kind segmentation, and reports judge classifiers; leave "
+                        f"--features out, `edgetune evaluate` tells its IoU"
+                    )
                 if split is None:
                     adaptor.check_stored(features)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from trainer_lite.checkpoint import Checkpoints, Every
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import sources
 from trainer_lite.frontier import frontier
+from trainer_lite.growing import grow
+from trainer_lite.report import report
+from trainer_lite.start import Start
 from trainer_lite.stops import InterruptedRunError
+from trainer_lite.sweep import Sweep
 from trainer_lite.trainer import Trainer
 
 Array = np.ndarray[Any, Any]
@@ -187,3 +192,16 @@ def test_masks_that_say_nothing_are_refused(tmp_path: Path) -> None:
     broken = ruined(lambda tensors: tensors["masks"].fill(3))
     with pytest.raises(FormatError, match="a mask of split train names no class"):
         Trainer(CONFIG).fit(broken).adaptor.evaluate(broken.split("train"))
+
+
+def test_what_classifiers_alone_have_is_refused(folder: FeatureFolder, tmp_path: Path) -> None:
+    for changes in ({"balance": True}, {"init": "0" * 64}):
+        with pytest.raises(ConfigError, match="starts from random weights"):
+            replace(CONFIG, **changes)
+    with pytest.raises(ConfigError, match="give kind segmentation to `train`"):
+        Sweep(CONFIG, {"lr": [1e-3, 3e-3]}).fit(folder)
+    Trainer(CONFIG).fit(folder).adaptor.save(tmp_path / "adaptor")
+    with pytest.raises(ConfigError, match="reports judge classifiers"):
+        report([tmp_path / "adaptor"], folder)
+    with pytest.raises(ConfigError, match="classes are added to classifiers"):
+        grow(Start.load(tmp_path / "adaptor"), folder)

@@ -31,6 +31,7 @@ NOTHING = ("--lr", 1e-30, "--weight-decay", 0)  # steps that change no weight
 SHAPES: dict[str, tuple[object, ...]] = {
     "attention": ("--rank", 4, "--blocks", 2, "--heads", 2),
     "cls": ("--rank", 2, "--blocks", 1, "--pool", "cls"),
+    "cls and mean": ("--rank", 2, "--blocks", 1, "--pool", "cls+mean"),
     "linear": ("--kind", "linear"),
 }
 
@@ -129,7 +130,9 @@ def test_the_head_alone_is_trained(more: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
-@pytest.mark.parametrize("case", [{"heads": 2, "blocks": 3}, {"pool": "cls"}, {"kind": "linear"}])
+@pytest.mark.parametrize(
+    "case", [{"heads": 2, "blocks": 3}, {"pool": "cls+mean"}, {"kind": "linear"}]
+)
 def test_the_heads_gradient_is_that_of_the_whole_step(
     case: dict[str, Any], drop_path: float
 ) -> None:

@@ -23,6 +23,7 @@ CASES: dict[str, tuple[Sequence[int], dict[str, Any]]] = {
     "one": ([4], {}),
     "ranks": ([8, 4, 4, 2], {"heads": 2, "blocks": 3}),
     "cls": ([4, 4], {"pool": "cls"}),
+    "cls and mean": ([4, 4], {"pool": "cls+mean"}),
     "one block": ([6, 2], {"blocks": 1}),
     "linear": ([0, 0, 0], {"kind": "linear"}),
 }

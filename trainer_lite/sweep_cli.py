@@ -54,9 +54,10 @@ def sweep(
     half and three quarters of the epochs.
 
     OUT/best.safetensors is the best adaptor, at the epoch that did best on val, from the moment it
-    is known; OUT/sweep.json has every run. Only the best is tried on the test split, once, at the
-    end. A sweep that was killed goes on when the same command is given again with --resume, and
-    ends with the same bytes. SIGTERM and Ctrl-C save and stop; a second one stops at once.
+    is known; OUT/sweep.json has every run, OUT/best.history.json what `edgetune report` shows of
+    the best. Only the best is tried on the test split, once, at the end. A sweep that was killed
+    goes on when the same command is given again with --resume, and ends with the same bytes.
+    SIGTERM and Ctrl-C save and stop; a second one stops at once.
 
     \b
     Examples:
@@ -73,7 +74,7 @@ def sweep(
     from trainer_lite.sweep_report import SweepFiles, table
     from trainer_lite.sweep_state import SweepProgress
 
-    files = SweepFiles(out)
+    files = SweepFiles(out, threads=threads, memory_budget=memory_budget)
     files.refuse(force=force)
     axes: dict[str, list[Any]] = {"rank": rank, "seed": seed, "weight_decay": weight_decay}
     if lr is not None:

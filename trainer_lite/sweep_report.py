@@ -1,4 +1,5 @@
-"""What a sweep leaves: the best adaptor, and a report of every run as JSON and as a table."""
+"""What a sweep leaves: the best adaptor and its history, and a report of every run as JSON and as a
+table."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from edge_runtime.metrics import Evaluation
 from trainer_lite.budget import MemoryPlan
 from trainer_lite.checkpoint import NAMES
 from trainer_lite.halving import Round
+from trainer_lite.history import history_path, write_history
 from trainer_lite.member import Member
+from trainer_lite.reports import TrainResult
 from trainer_lite.stops import StoppedError
 
 
@@ -34,17 +37,21 @@ class SweepResult:
 
 
 class SweepFiles:
-    """`best.safetensors` and `sweep.json` of a folder; each appears whole or not at all."""
+    """`best.safetensors`, `best.history.json` and `sweep.json` of a folder; each appears whole, or
+    not at all."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, threads: int = 1, memory_budget: int | None = None):
         self.best, self.report = folder / "best.safetensors", folder / "sweep.json"
+        self.history = history_path(self.best)
+        self.threads, self.memory_budget = threads, memory_budget
         self._members: Sequence[Member] = ()
         self._any_best = False
 
     def on_best(self, adaptor: Adaptor) -> None:
         """Keeps the best so far. A report of another sweep goes before this one's first."""
         if not self._any_best:
-            self.report.unlink(missing_ok=True)
+            for stale in (self.report, self.history):
+                stale.unlink(missing_ok=True)
         adaptor.save(self.best)
         self._any_best = True
 
@@ -56,7 +63,7 @@ class SweepFiles:
         """Says before the work begins that they could not be written. Where there is a checkpoint,
         it is that which is refused or replaced, and they go with it."""
         saved = any((self.best.parent / name).exists() for name in NAMES)
-        for path in (self.best, self.report):
+        for path in (self.best, self.history, self.report):
             refuse_unwritable(path, force=force or saved)
 
     def stopped(self, error: StoppedError) -> str:
@@ -69,9 +76,25 @@ class SweepFiles:
         return f"; the best so far is {self.best}, what was seen {self.report}{more}"
 
     def finished(self, result: SweepResult) -> formats.Json:
-        """Writes the report of a finished sweep; returns it."""
+        """Writes the report of a finished sweep, and the history of its best run; returns it."""
         content = {"finished": True, **summarise(result)}
         self._write(content)
+        progress = result.winner.progress
+        run = TrainResult(
+            adaptor=result.best,
+            best=None,
+            history=progress.history,
+            test=result.test,
+            steps=progress.step,
+            skipped_steps=progress.skipped,
+            seconds=result.seconds,
+            peak_rss_bytes=result.peak_rss_bytes,
+            plan=result.plan,
+        )
+        budget = self.memory_budget
+        write_history(
+            self.history, {"best": self.best}, run, threads=self.threads, memory_budget=budget
+        )
         return content
 
     def _write(self, content: formats.Json) -> None:

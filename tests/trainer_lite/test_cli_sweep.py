@@ -16,6 +16,7 @@ import pytest
 from edge_runtime.adaptor import Adaptor
 from tests.command_line import Outcome, edgetune
 from tests.feature_folders import write_features
+from trainer_lite.history import history_of
 
 ROOT = Path(__file__).parents[2]
 GRID = ("--lr", "1e-3,1e-2", "--rank", "2,4", "--weight-decay", "0.1", "--seed", "0,1")
@@ -36,7 +37,12 @@ def test_what_it_writes_and_prints(features: Path) -> None:
     outcome = sweep(features, *GRID, "--json")
     assert outcome.exit_code == 0, outcome
     content = json.loads(outcome.stdout)
-    assert sorted(path.name for path in out.iterdir()) == ["best.safetensors", "sweep.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.history.json",
+        "best.safetensors",
+        "sweep.json",
+    ]
+    assert len(history_of(out / "best.safetensors")["epochs"]) > 0
     report = json.loads((out / "sweep.json").read_text())
     assert report["finished"] and {k: content[k] for k in report if k in content} == {
         k: v for k, v in report.items() if k in content

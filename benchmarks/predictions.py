@@ -5,7 +5,7 @@ configurations, each trained in its own process.
 
 Features are made up; shapes, codecs and options run over what boards are given. Peak RSS is VmHWM
 of the whole process of `edgetune train`; the time is that of the median epoch, as a calibration
-made at the start of this run predicts it. Times of epochs are worth what the machine's quiet is.
+made just before predicts it. Times of epochs are worth what the machine's quiet is.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main(count: int, seed: int, as_json: bool) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         board = Path(folder) / "board.json"
-        edgetune("calibrate", "--out", board)
         for index in range(count):
+            edgetune("calibrate", "--out", board, "--force")
             row = measure(draw(random.Random(f"{seed} {index}")), board, Path(folder) / str(index))
             rows.append(row)
             if not as_json:

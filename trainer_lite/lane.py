@@ -189,7 +189,7 @@ class Pass:
         head.dlogits[part] = backward.dlogits
         head.normed[part] = forward.normed_pool
         head.g[part] = backward.stream_gradient
-        pools = len(head.config.pools)
+        pools = head.pools
         pooled_h = forward.pooled_h[: len(head.pooled_h)]  # none of a head alone
         head.pooled_h[:, part.start * pools : part.stop * pools] = pooled_h
 

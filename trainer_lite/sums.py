@@ -55,13 +55,13 @@ class HeadFactors:
     """
 
     def __init__(self, config: AdaptorConfig, workspace: Workspace, batch: int):
-        self.config = config
+        self.config, self.pools = config, len(config.pools)
         d, lr = config.head_dim, config.blocks * config.rank
         self.logits = workspace.array("head.logits", (batch, config.classes))
         self.dlogits = workspace.array("head.dlogits", (batch, config.classes))
         self.normed = workspace.array("head.batch_normed", (batch, d))
         self.g = workspace.array("head.batch_g", (batch, d))
-        self.pooled_h = workspace.array("head.batch_pooled_h", (lr, batch * len(config.pools)))
+        self.pooled_h = workspace.array("head.batch_pooled_h", (lr, batch * self.pools))
 
     @property
     def all(self) -> tuple[Array, ...]:

@@ -95,6 +95,8 @@ def test_the_image_trains_as_no_root_and_has_no_compiler(
         return images("run", *mounted, container, "--", *command)
 
     write_features(tmp_path / "features")
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755)  # the image's user is not the one who runs the tests
     train = ("train", "/mnt/features", "--out", "/data/adaptor", "--epochs", "2", "--batch-size")
     done = run("edgetune", *train, "8", "--json")
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_the_smallest_within_a_point_of_the_best_is_recommended() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     features = write_features(tmp_path / "features", tokens=17, separation=8.0).path
-    options = ("--epochs", 3, "--batch-size", 8, "--rank", 2, "--blocks", 1)
+    options = ("--epochs", 1, "--batch-size", 8, "--rank", 2, "--blocks", 1)
     found = json.loads(edgetune("codecs", features, "--seeds", 2, *options, "--json").stdout)
     sizes = [entry["bytes_per_image"] for entry in found["codecs"]]
     assert sizes == sorted(sizes, reverse=True) and len(sizes) == 10

@@ -165,7 +165,7 @@ def test_a_sweep_that_is_stopped_again_and_again_ends_with_the_same_bytes(
         runs = Sweep(CONFIG, axes, threads=threads)
         runs.checkpoints = Checkpoints(tmp_path, Every(steps=40), resume=True, kind=SweepProgress)
         asked = itertools.count()
-        runs.stop_requested = lambda at=17 + stops, asked=asked: next(asked) > at
+        runs.stop_requested = lambda at=17 + 3 * stops, asked=asked: next(asked) > at
         try:
             found = runs.fit(folder)
         except InterruptedRunError as error:

@@ -232,3 +232,30 @@ def test_a_run_gets_by_with_the_limits_that_plan_names(
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert line.startswith("Error: the run needs")
+
+
+def test_what_train_has_loaded_when_it_plans_is_loaded_by_plan(
+    features: Path, tmp_path: Path
+) -> None:
+    loaded = []
+    for command in (
+        ["plan", str(features)],
+        ["train", str(features), "--out", str(tmp_path / "a")],
+    ):
+        code = f"""
+import sys
+import edge_runtime.cli
+import trainer_lite.budget as budget
+def told(*arguments, **options):
+    print(*sys.modules)
+    raise SystemExit
+budget.Planner.__init__ = told
+edge_runtime.cli.main({command!r})
+"""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        loaded.append(set(done.stdout.split()))
+    assert "trainer_lite.trainer" in loaded[1]
+    assert loaded[1] - loaded[0] == set()

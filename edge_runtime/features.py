@@ -87,6 +87,11 @@ class FeatureFolder:
         shards = [shard for split in self._splits.values() for shard in split.shards]
         return shards if self._basis_file is None else [self._basis_file, *shards]
 
+    @property
+    def reference(self) -> formats.Json:
+        """What an adaptor notes of the features it was trained on."""
+        return {"identity": self.identity, "codec": self.codec.name}
+
     def verify(self) -> Iterator[tuple[str, bool]]:
         """(file name, whether its sha256 is the manifest's) for every file."""
         for file in self.files:

@@ -90,6 +90,7 @@ def train(
     from edge_runtime.errors import OutputExistsError
     from edge_runtime.features import FeatureFolder
     from trainer_lite.config import TrainConfig
+    from trainer_lite.data import sources
     from trainer_lite.outputs import Outputs
     from trainer_lite.reporter import Reporter
     from trainer_lite.stops import InterruptedRunError, StoppedError
@@ -122,13 +123,7 @@ def train(
         if checkpoints is not None:  # says more: --force would discard a run
             refuse_saved(checkpoints, config, threads, folder)
         raise
-    rows = folder.split("train").rows
-    if config.fit_on == "train+val" and "val" in folder.split_names:
-        rows += folder.split("val").rows
-    if config.balance:
-        from trainer_lite.data import balanced, sources
-
-        rows = len(balanced(sources(folder, config.fit_on)[0]).labels)
+    rows = len(sources(config, folder)[0].labels)
     steps = config.epochs * -(-rows // config.batch_size)
     with stop as requested, progress("training", steps) as advance:
         score = "val mIoU" if config.kind == "segmentation" else "val"

@@ -57,9 +57,7 @@ def prepare(
             input_rms=features.split("train").rms,
         )
     features.check()
-    source, val = sources(features, config.fit_on)
-    if config.balance:
-        source = balanced(source)
+    source, val = sources(config, features)
     check_labels(config, source.labels, features)
     others = [features.split(name) for name in features.split_names if name != "train"]
     return TrainingData(adaptor, source, val, list(others))
@@ -77,15 +75,17 @@ def check_kind(config: TrainConfig, features: FeatureFolder) -> None:
     )
 
 
-def sources(features: FeatureFolder, fit_on: str) -> tuple[FeatureSource, FeatureSource | None]:
+def sources(
+    config: TrainConfig, features: FeatureFolder
+) -> tuple[FeatureSource, FeatureSource | None]:
     """(what is trained on, what is validated on)."""
-    train = features.split("train")
-    has_val = "val" in features.split_names
-    if fit_on == "train":
-        return train, features.split("val") if has_val else None
-    if not has_val:
-        raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
-    return Joined([train, features.split("val")]), None
+    source: FeatureSource = features.split("train")
+    val = features.split("val") if "val" in features.split_names else None
+    if config.fit_on != "train":
+        if val is None:
+            raise ConfigError(f"{features.path} has no val split to fit on; use --fit-on train")
+        source, val = Joined([source, val]), None
+    return balanced(source) if config.balance else source, val
 
 
 def balanced(source: FeatureSource) -> Selected:

@@ -118,7 +118,7 @@ def grow(
         parameters,
         classes,
         adaptor.backbone,
-        {"identity": features.identity, "codec": features.codec.name},
+        features.reference,
         {
             "init": start.sha256,
             "imprinted": {name: counts[name] for name in new},

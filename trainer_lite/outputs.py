@@ -83,5 +83,4 @@ def is_of_run(path: Path, config: TrainConfig, features: FeatureFolder) -> bool:
         found: list[Any] = [formats.loads(metadata[key]) for key in ("training", "features")]
     except (EdgeError, OSError, KeyError, ValueError, RecursionError):
         return False
-    expected = {"identity": features.identity, "codec": features.codec.name}
-    return found == [config.to_json(), expected]
+    return found == [config.to_json(), features.reference]

@@ -326,7 +326,7 @@ class _Run:
             {**self.fixed, **views(self.trained, flat)},
             list(features.classes),
             features.backbone,
-            {"identity": features.identity, "codec": features.codec.name},
+            features.reference,
             self.config.to_json(),
             features.basis,
         )

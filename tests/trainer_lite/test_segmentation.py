@@ -118,7 +118,7 @@ def test_tiles_change_nothing(tile: int) -> None:
 
 
 def test_val_can_be_fitted_on_too(folder: FeatureFolder) -> None:
-    source = sources(folder, "train+val")[0]
+    source = sources(replace(CONFIG, fit_on="train+val"), folder)[0]
     rows = np.array([1, 25, 23, 30])
     found, expected = np.empty((2, 4, 32, 32), np.uint8)
     source.read_masks(rows, found)  # type: ignore[attr-defined]

@@ -6,9 +6,9 @@ lifetimes (nothing is written there, so no memory is touched), and once in the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edge_runtime.allocate import allocate
 from edge_runtime.flops import program_macs
 from edge_runtime.forward import default_tile
 from edge_runtime.predictor import Predictor
-from edge_runtime.program import Array, Workspace
+from edge_runtime.program import Array, Program, Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
 from trainer_lite.arena import Arena
@@ -102,46 +102,98 @@ class Trial(Workspace):
         return allocate(size * dtype.itemsize).view(dtype)
 
 
-def plan_step(weights: FusedWeights, source: FeatureSource, shape: StepShape) -> StepPlan:
-    """Plans both; touches no memory of the buffers."""
-    dtype = weights.fused.dtype
+class Runs(Protocol):
+    """A training step of one adaptor, or of several."""
+
+    def programs(self, lane: int = 0) -> Sequence[Program]:
+        """In the order in which they run: before, a lane's clear and tile, all that comes after."""
+
+
+class Evaluates(Protocol):
+    """What evaluates in a lane."""
+
+    tile: Program
+
+
+Step = TypeVar("Step", bound=Runs)
+Evaluator = TypeVar("Evaluator", bound=Evaluates)
+StepIn = Callable[[Workspace, Sequence[Workspace]], Step]
+EvaluatorIn = Callable[[Workspace], Evaluator]
+
+
+def plan_of(
+    dtype: Any, shape: StepShape, make_step: StepIn[Step], make_evaluator: EvaluatorIn[Evaluator]
+) -> StepPlan:
+    """Plans what these make in workspaces; touches no memory of the buffers."""
     first, further, trial = Trial(dtype), Trial(dtype), Trial(dtype)
     others = [further][: shape.lanes - 1]  # one stands for all
-    step = step_in(first, weights, source, shape, others)
+    step = make_step(first, others)
     layout = plan_layout(lifetimes_of(first, step.programs(), loop=2))
     lane = Layout((), {}, 0)
     if others:
         lane = plan_layout(lifetimes_of(further, step.programs(1), loop=2))
-    predictor = predictor_in(trial, weights, shape)
-    evaluation = plan_layout(lifetimes_of(trial, [predictor.tile], loop=0))
-    before, _, tile, after = step.programs()
+    evaluator = make_evaluator(trial)
+    evaluation = plan_layout(lifetimes_of(trial, [evaluator.tile], loop=0))
+    before, clear, tile, *after = step.programs()
     tiles = shape.batch / shape.tile
+    once = [before, clear, *after]
     return StepPlan(
         layout,
         lane,
         evaluation,
         shape.lanes,
-        program_macs(before) + program_macs(after) + round(tiles * program_macs(tile)),
-        once_operations=len(before.operations) + len(after.operations),
+        sum(map(program_macs, once)) + round(tiles * program_macs(tile)),
+        once_operations=sum(len(program.operations) for program in once),
         tile_operations=len(tile.operations),
-        evaluation_operations=len(predictor.tile.operations),
+        evaluation_operations=len(evaluator.tile.operations),
     )
+
+
+def lane_memory(plan: StepPlan) -> list[Array]:
+    """What a plan's arenas lie in."""
+    return [allocate(plan.first_bytes)] + [allocate(plan.lane_bytes) for _ in range(1, plan.lanes)]
+
+
+def lay_out(
+    dtype: Any,
+    plan: StepPlan,
+    memory: Sequence[Array],
+    make_step: StepIn[Step],
+    make_evaluator: EvaluatorIn[Evaluator],
+) -> tuple[Step, list[Evaluator]]:
+    """Builds a step, and for each of its lanes an evaluator in the same arena: they never run at
+    the same time.
+
+    Args:
+        memory: of each lane, as `lane_memory` gave it for this plan or a larger one.
+    """
+    first = Arena(plan.layout, memory[0], dtype)
+    others = [Arena(plan.lane, part, dtype) for part in memory[1:]]
+    step = make_step(first, others)
+    return step, [make_evaluator(Arena(plan.evaluation, part, dtype)) for part in memory]
+
+
+def plan_step(weights: FusedWeights, source: FeatureSource, shape: StepShape) -> StepPlan:
+    """Plans the step of one adaptor and its evaluation."""
+    return plan_of(weights.fused.dtype, shape, *makers(weights, source, shape))
 
 
 def build_step(
     weights: FusedWeights, source: FeatureSource, shape: StepShape, plan: StepPlan
 ) -> tuple[TrainingStep, list[Predictor]]:
-    """Builds a step, and for each of its lanes a predictor in the same arena: they never run at
-    the same time."""
-    dtype = weights.fused.dtype
-    memory = [allocate(plan.first_bytes)]
-    memory += [allocate(plan.lane_bytes) for _ in range(1, plan.lanes)]
-    first = Arena(plan.layout, memory[0], dtype)
-    others = [Arena(plan.lane, part, dtype) for part in memory[1:]]
-    step = step_in(first, weights, source, shape, others)
-    return step, [
-        predictor_in(Arena(plan.evaluation, part, dtype), weights, shape) for part in memory
-    ]
+    """Builds it, and for each of its lanes a predictor."""
+    made = makers(weights, source, shape)
+    return lay_out(weights.fused.dtype, plan, lane_memory(plan), *made)
+
+
+def makers(
+    weights: FusedWeights, source: FeatureSource, shape: StepShape
+) -> tuple[StepIn[TrainingStep], EvaluatorIn[Predictor]]:
+    """What makes a step, and what makes a predictor, in any workspace."""
+    return (
+        lambda space, others: step_in(space, weights, source, shape, others),
+        lambda space: predictor_in(space, weights, shape),
+    )
 
 
 def planned_step(

@@ -11,10 +11,10 @@ from edge_runtime.program import Array, Workspace
 from edge_runtime.sources import FeatureSource, prefetch
 from trainer_lite.batches import drop_path_factors, epoch_batches, with_next
 from trainer_lite.budget import check_budget
-from trainer_lite.build import StepShape
+from trainer_lite.build import StepShape, lane_memory
 from trainer_lite.member import Member
 from trainer_lite.members import Members
-from trainer_lite.members_build import build_members, holds, lane_memory, plan_members
+from trainer_lite.members_build import build_members, holds, plan_members
 from trainer_lite.members_predictor import MembersPredictor, evaluate_members
 from trainer_lite.members_step import MembersStep
 from trainer_lite.optim import clip, gradient_norm

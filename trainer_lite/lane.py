@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,8 +33,45 @@ class Batch:
     counted: int
 
 
-class Lane:
-    """Runs tiles of a batch and adds up what they leave: `clear`, then any number of tiles.
+class LaneTile(Protocol):
+    """The program for a tile of so many images; `set` names the images of its next run."""
+
+    program: Program
+
+    def set(self, batch: Batch, part: slice) -> None: ...
+
+
+AnyTile = TypeVar("AnyTile", bound=LaneTile)
+
+
+class TileLane(ABC, Generic[AnyTile]):
+    """Runs tiles of a batch, which add up what they leave: `clear`, then any number of tiles."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace, self.clear = workspace, Program()
+        self._tiles: dict[int, AnyTile] = {}
+
+    @abstractmethod
+    def make_tile(self, images: int) -> AnyTile:
+        """A tile of so many images, in buffers that all tiles use."""
+
+    def run(self, batch: Batch, parts: Sequence[slice]) -> None:
+        """Clears the sums and runs a tile for each part of the batch, in order."""
+        self.clear.run()
+        for part in parts:
+            tile = self.tile_of(part.stop - part.start)
+            tile.set(batch, part)
+            tile.program.run()
+
+    def tile_of(self, images: int) -> AnyTile:
+        """The program for a tile of so many images; the first one made sets the buffers' sizes."""
+        if images not in self._tiles:
+            self._tiles[images] = self.make_tile(images)
+        return self._tiles[images]
+
+
+class Lane(TileLane["Tile"]):
+    """Runs tiles of one adaptor.
 
     Args:
         head: of the whole batch; lanes write to rows of their own. What it is of is trained.
@@ -50,26 +88,14 @@ class Lane:
         smoothing: float,
         drop_path: float,
     ):
-        self.weights, self.source, self.workspace, self.head = weights, source, workspace, head
+        super().__init__(workspace)
+        self.weights, self.source, self.head = weights, source, head
         self.smoothing, self.drop_path = smoothing, drop_path
         self.sums = TokenSums(head.config, workspace)
-        self.clear = Program()
         self.sums.emit_clear(self.clear)
-        self._tiles: dict[int, Tile] = {}
 
-    def run(self, batch: Batch, parts: Sequence[slice]) -> None:
-        """Clears the sums and runs a tile for each part of the batch, in order."""
-        self.clear.run()
-        for part in parts:
-            tile = self.tile_of(part.stop - part.start)
-            tile.set(batch, part)
-            tile.program.run()
-
-    def tile_of(self, images: int) -> Tile:
-        """The program for a tile of so many images; the first one made sets the buffers' sizes."""
-        if images not in self._tiles:
-            self._tiles[images] = Tile(self, images)
-        return self._tiles[images]
+    def make_tile(self, images: int) -> Tile:
+        return Tile(self, images)
 
 
 class Reading:

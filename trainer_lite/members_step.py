@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge_runtime.program import Array, Program, Workspace
 from edge_runtime.sources import FeatureSource
 from trainer_lite.gradients import GradientAssembly
-from trainer_lite.lane import Batch, Pass, Reading
+from trainer_lite.lane import Batch, Pass, Reading, TileLane
 from trainer_lite.members import READ_NORMS, Members, Named, Shared
 from trainer_lite.step import outcome_of, tiles
 from trainer_lite.sums import HeadFactors, TokenSums
@@ -88,31 +88,19 @@ class MembersStep:
         return self.gradients[index]
 
 
-class MembersLane:
-    """Runs tiles of a batch and adds up what they leave, for every member."""
+class MembersLane(TileLane["MembersTile"]):
+    """Runs tiles of every member."""
 
     def __init__(self, step: MembersStep, workspace: Workspace):
-        self.step, self.workspace = step, workspace
+        super().__init__(workspace)
+        self.step = step
         self.sums = []
-        self.clear = Program()
         for index, weights in enumerate(step.members.weights):
             self.sums.append(TokenSums(weights.config, Named(workspace, f"{index}.")))
             self.sums[-1].emit_clear(self.clear)
-        self._tiles: dict[int, MembersTile] = {}
 
-    def run(self, batch: Batch, parts: Sequence[slice]) -> None:
-        """Clears the sums and runs a tile for each part of the batch, in order."""
-        self.clear.run()
-        for part in parts:
-            tile = self.tile_of(part.stop - part.start)
-            tile.set(batch, part)
-            tile.program.run()
-
-    def tile_of(self, images: int) -> MembersTile:
-        """The program for a tile of so many images; the first one made sets the buffers' sizes."""
-        if images not in self._tiles:
-            self._tiles[images] = MembersTile(self, images)
-        return self._tiles[images]
+    def make_tile(self, images: int) -> MembersTile:
+        return MembersTile(self, images)
 
 
 class MembersTile:

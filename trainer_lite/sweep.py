@@ -16,13 +16,13 @@ from edge_runtime.memory import peak_rss_bytes
 from edge_runtime.metrics import Evaluation
 from edge_runtime.program import Workspace
 from trainer_lite.budget import check_limits, choose_tile, planned_again
+from trainer_lite.build import lane_memory
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare
 from trainer_lite.group import Group, Room
 from trainer_lite.halving import Round, grid, rounds, score, spans
 from trainer_lite.member import Member, names_of
 from trainer_lite.members import Members
-from trainer_lite.members_build import lane_memory
 from trainer_lite.members_predictor import evaluate_members
 from trainer_lite.parameters import views
 from trainer_lite.stops import BudgetPassedError, InterruptedRunError, NotFiniteError
@@ -299,7 +299,7 @@ class _Run:
             views(member.adaptor, self.state.best[:count]),
             list(features.classes),
             features.backbone,
-            {"identity": features.identity, "codec": features.codec.name},
+            features.reference,
             member.config.to_json(),
             features.basis,
         )

@@ -12,10 +12,10 @@ from edge_runtime.program import Workspace
 from edge_runtime.weights import FusedWeights
 from tests.layouts import Poisoned
 from tests.problems import Problem, config_of, problem_of, random_parameters, step_of
-from trainer_lite.build import StepShape, planned_step
+from trainer_lite.build import StepShape, lane_memory, planned_step
 from trainer_lite.evaluation import evaluate
 from trainer_lite.members import Members
-from trainer_lite.members_build import build_members, lane_memory, plan_members
+from trainer_lite.members_build import build_members, plan_members
 from trainer_lite.members_predictor import MembersPredictor, evaluate_members
 from trainer_lite.members_step import MembersStep
 

@@ -23,6 +23,7 @@ MEBIBYTES = 2048  # that a target's process may hold: a reader that believes a h
 NAMES = (
     "adaptor",
     "shard",
+    "masked-shard",
     "features-manifest",
     "backbone-manifest",
     "basis",
@@ -34,6 +35,7 @@ NAMES = (
     "answer",
     "http",
     "image",
+    "mask",
     "installer-manifest",
 )
 

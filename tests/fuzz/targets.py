@@ -26,9 +26,11 @@ from edge_runtime.adaptor import Adaptor
 from edge_runtime.backbone_base import parse_manifest
 from edge_runtime.basis import Basis
 from edge_runtime.codecs import CODECS, encode
+from edge_runtime.config import IGNORED
 from edge_runtime.errors import EdgeError, MissingExtraError
 from edge_runtime.feature_split import FeatureSplit, Shard
 from edge_runtime.features import FeatureFolder
+from edge_runtime.mask_folder import load_mask, read_classes
 from edge_runtime.preprocess import load_image
 from edge_runtime.runtimes import runtime_of
 from edge_runtime.served_model import forms_of_outputs
@@ -44,7 +46,7 @@ from trainer_lite.progress import Progress
 from trainer_lite.report import read_profile, report
 from trainer_lite.report_page import page
 
-TOKENS, DIM = 3, 4
+TOKENS, DIM, MASK = 3, 4, 4
 
 
 @functools.cache
@@ -75,18 +77,31 @@ def adaptor(data: bytes) -> None:
 
 def shard(data: bytes) -> None:
     """A shard whose checksum is right: what a careful forger would make."""
-    features = shard_folder()
+    read_shard(shard_folder(), data)
+
+
+def masked_shard(data: bytes) -> None:
+    """Likewise, of a folder with masks."""
+    read_shard(masked_folder(), data)
+
+
+def read_shard(features: FeatureFolder, data: bytes) -> None:
     path = put("shard.safetensors", data)
     rows = data[-1] % 4 + 1 if data else 1
     entry = Shard(path, rows, len(data), zlib.crc32(data), "")
     split = FeatureSplit(features, "train", [entry], 1.0)
     try:
         labels = split.labels
-        z = np.empty((len(labels), TOKENS, DIM), np.float32)
-        norms = np.empty((len(labels), TOKENS), np.float32)
+        images = np.arange(len(labels))
+        z = np.empty((len(labels), features.tokens, DIM), np.float32)
+        norms = np.empty((len(labels), features.tokens), np.float32)
         scratch = np.empty(split.scratch_bytes(len(labels)), np.uint8)
-        split.read(np.arange(len(labels)), z, norms, scratch)
+        split.read(images, z, norms, scratch)
         assert np.isfinite(norms).all()
+        if features.masks is not None:
+            masks = np.empty((len(labels), MASK, MASK), np.uint8)
+            split.read_masks(images, masks)
+            assert ((masks < len(features.classes)) | (masks == IGNORED)).all()
         assert len(split.paths) == len(labels)
     finally:
         split.close()
@@ -102,6 +117,12 @@ def manifest_seeds() -> list[bytes]:
 def shard_folder() -> FeatureFolder:
     written = write_features(folder() / "shards", tokens=TOKENS, embed_dim=DIM, shard_rows=4)
     return FeatureFolder.open(written.path)
+
+
+@functools.cache
+def masked_folder() -> FeatureFolder:
+    options = {"embed_dim": DIM, "shard_rows": 4, "mask_size": MASK}
+    return FeatureFolder.open(write_features(folder() / "masked", tokens=5, **options).path)
 
 
 def features_manifest(data: bytes) -> None:
@@ -167,6 +188,18 @@ def http(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     load_image(put("image", data), tiny_backbone.preprocessing())
+
+
+def mask(data: bytes) -> None:
+    """Of a sound image; or, behind a c, the names of the classes."""
+    if data[:1] == b"c":
+        read_classes(put("classes.txt", data[1:]))
+        return
+    image = folder() / "masked.png"
+    if not image.exists():
+        image.write_bytes(image_seeds()[0])
+    found = load_mask(put("mask.png", data), image, tiny_backbone.preprocessing(), classes=3)
+    assert ((found < 3) | (found == IGNORED)).all()
 
 
 def installer_manifest(data: bytes) -> None:
@@ -238,6 +271,10 @@ def shard_seeds() -> list[bytes]:
     return [path.read_bytes() for path in sorted(shard_folder().path.glob("*.safetensors"))]
 
 
+def masked_shard_seeds() -> list[bytes]:
+    return [path.read_bytes() for path in sorted(masked_folder().path.glob("*.safetensors"))]
+
+
 def backbone_seeds() -> list[bytes]:
     return [json.dumps(tiny_backbone.manifest(b"graph")).encode()]
 
@@ -280,6 +317,20 @@ def image_seeds() -> list[bytes]:
     for name in ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF"):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, name)
+        found.append(file.getvalue())
+    return found
+
+
+def mask_seeds() -> list[bytes]:
+    from PIL import Image
+
+    found = [b"cground\nwater\nsky\n"]
+    indices = np.arange(10 * 12, dtype=np.uint8).reshape(10, 12) % 3
+    for mode in ("L", "P"):
+        drawn, file = Image.fromarray(indices), io.BytesIO()
+        if mode == "P":
+            drawn.putpalette(list(range(256)) * 3)
+        drawn.save(file, "PNG")
         found.append(file.getvalue())
     return found
 
@@ -335,6 +386,7 @@ class Target:
 TARGETS = {
     "adaptor": Target(adaptor, adaptor_seeds),
     "shard": Target(shard, shard_seeds),
+    "masked-shard": Target(masked_shard, masked_shard_seeds),
     "features-manifest": Target(features_manifest, manifest_seeds),
     "backbone-manifest": Target(backbone_manifest, backbone_seeds),
     "basis": Target(basis, basis_seeds),
@@ -346,6 +398,7 @@ TARGETS = {
     "answer": Target(answer, lambda: message_seeds("outputs")),
     "http": Target(http, served.seeds),
     "image": Target(image, image_seeds),
+    "mask": Target(mask, mask_seeds),
     "installer-manifest": Target(installer_manifest, installer_seeds),
 }
 

@@ -9,8 +9,6 @@ LayerNorm of y is LayerNorm of the reconstruction in other coordinates (docs/ada
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +88,8 @@ class Basis:
 
     def to_json(self) -> formats.Json:
         """The basis as an entry of a graph's metadata."""
+        import base64  # few runs have a basis, and a module is memory
+
         data = np.ascontiguousarray(self.matrix, "<f4").tobytes()
         return {
             "identity": self.identity,
@@ -100,12 +100,14 @@ class Basis:
     @classmethod
     def from_json(cls, content: formats.Json, path: Path) -> Basis:
         """Takes back what `to_json` gave; FormatError where it is damaged."""
+        import base64
+
         text = formats.field(content, "float32", str, path)
         shape = formats.field(content, "shape", list, path)
         try:
             flat = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
             basis = checked(flat.reshape([int(n) for n in shape]).astype(np.float32), path)
-        except (binascii.Error, TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):  # binascii.Error is a ValueError
             raise FormatError(f"{path}: its basis is damaged; make it again") from None
         return named(basis, content.get("identity"), path)
 

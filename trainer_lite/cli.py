@@ -107,7 +107,7 @@ def train(
     else:
         config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
-    config = config.settled(folder.basis)
+    config = config.settled(folder.embed_dim, folder.prefix_tokens)
     checkpoints, stop = None, contextlib.nullcontext(None)
     if checkpoint is not None:
         from trainer_lite.checkpoint import Checkpoints, Every

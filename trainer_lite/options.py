@@ -69,7 +69,7 @@ RANK = click.option("--rank", default=8, show_default=True, help="Rank of each b
 RATE = click.option(
     "--lr",
     type=float,
-    help="Peak learning rate. [default: 3e-3; linear: 1e-2; more in a basis]",
+    help="Peak learning rate. [default: 1.92 / width, 1e-2 at 192; with --init 0.576 / width]",
 )
 DECAY = click.option("--weight-decay", default=1.0, show_default=True, help="On matrices only.")
 SEED = click.option(
@@ -107,9 +107,8 @@ OPTIONS = [
     click.option(
         "--pool",
         type=click.Choice(["mean", "cls", "cls+mean"]),
-        default="mean",
-        show_default=True,
-        help="What the head sees: the mean of the patch tokens, the class token, or both.",
+        help="What the head sees: the mean of the patch tokens, the class token, or both. "
+        "[default: cls+mean; without a class token mean]",
     ),
     click.option(
         "--kind",

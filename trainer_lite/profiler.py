@@ -145,7 +145,8 @@ class Steps:
         config: AdaptorConfig,
         parameters: ParameterSet,
     ):
-        self.step, self.training, self.config = step, training, config
+        self.step, self.config = step, config
+        self.training = training.settled(config.embed_dim, config.prefix_tokens)
         self.rows = len(step.source.labels)
         self.last_tile = training.batch_size % step.tile_images or step.tile_images
         self.optimiser = AdamW(

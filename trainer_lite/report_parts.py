@@ -84,7 +84,10 @@ def options_of(run: Json) -> list[object]:
     """The options of `train` that a run had and that are not the defaults."""
     given, options = run["training"], []
     kind = "linear" if given.get("kind") == "linear" else "attention"
-    for key, default in TrainConfig(kind=kind).to_json().items():
+    defaults = TrainConfig(kind=kind, init=given.get("init"))
+    adaptor = run["config"]
+    settled = defaults.settled(adaptor["embed_dim"], adaptor["prefix_tokens"])
+    for key, default in settled.to_json().items():
         value = given.get(key, default)
         if value is not None and (value != default or value == "linear"):
             options += [f"--{key.replace('_', '-')}", value]

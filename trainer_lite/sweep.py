@@ -109,7 +109,8 @@ class _Run:
 
     def __init__(self, sweep: Sweep, features: FeatureFolder):
         self.sweep, self.features = sweep, features
-        configs = [config.settled(features.basis) for config in sweep.configs]
+        shape = (features.embed_dim, features.prefix_tokens)
+        configs = [config.settled(*shape) for config in sweep.configs]
         if "val" not in features.split_names or configs[0].fit_on != "train":
             raise ConfigError(
                 "a sweep chooses on the val split; extract a folder that has one, and fit on train"

@@ -119,7 +119,8 @@ class _Run:
 
     def __init__(self, trainer: Trainer, features: FeatureFolder):
         self.trainer, self.features = trainer, features
-        self.config = config = trainer.config.settled(features.basis)
+        config = trainer.config.settled(features.embed_dim, features.prefix_tokens)
+        self.config = config
         checkpoints, start = trainer.checkpoints, trainer.start
         data = prepare(config, features, start)
         self.adaptor_config, self.source, self.val = data.adaptor, data.source, data.val

@@ -210,7 +210,7 @@ def test_options_that_contradict_the_adaptor_are_refused(more: Path, tmp_path: P
         ("blocks", 4, 2),
         ("heads", 1, 2),
         ("kind", "linear", "attention"),
-        ("pool", "cls", "mean"),
+        ("pool", "cls", "cls+mean"),
     ):
         line = train(more, out, "--init", base, f"--{option}", value).error
         assert f"--{option} {value} does not fit {base}, an adaptor of {option} {has}" in line

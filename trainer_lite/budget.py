@@ -8,6 +8,7 @@ and what the run will write to, which is counted.
 from __future__ import annotations
 
 import gc
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,10 +150,13 @@ class Planner:
     @property
     def advice(self) -> str:
         """What needs less, for people."""
-        return (
-            "fewer --blocks, a lower --rank, or features of fewer tokens (extract --codec "
-            "int8-pool2) need less"
+        needs_less = (
+            "fewer --blocks, a lower --rank, --pool mean or features of fewer tokens (extract "
+            "--codec int8-pool2) need less"
         )
+        if sys.flags.optimize >= 2:
+            return needs_less
+        return f"{needs_less}, and so does PYTHONOPTIMIZE=2 in the environment (no docstrings)"
 
     @property
     def largest_tile(self) -> int:

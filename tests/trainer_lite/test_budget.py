@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from trainer_lite.parameters import ParameterSet
 ROOT = Path(__file__).parents[2]
 SHAPE = {"tokens": 197, "embed_dim": 192}
 MEBIBYTE = 1 << 20
+NONE: Mapping[str, str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +51,22 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_features(folder, rows=rows, shard_rows=20, **SHAPE).path
 
 
-def edgetune(*arguments: Any, before: Any = None) -> subprocess.CompletedProcess[str]:
+def edgetune(
+    *arguments: Any, before: Any = None, environment: Mapping[str, str] = NONE
+) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, whose peak RSS is its own."""
     command = [sys.executable, "-m", "edge_runtime.cli", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, preexec_fn=before, timeout=120
+        command, capture_output=True, text=True, env=settings, preexec_fn=before, timeout=120
     )
 
 
-def trained(features: Path, out: Path, *options: Any) -> dict[str, Any]:
-    result = edgetune("train", features, "--out", out, "--epochs", 2, "--json", *options)
+def trained(
+    features: Path, out: Path, *options: Any, environment: Mapping[str, str] = NONE
+) -> dict[str, Any]:
+    command = ("train", features, "--out", out, "--epochs", 2, "--json", *options)
+    result = edgetune(*command, environment=environment)
     assert result.returncode == 0, result.stderr
     return dict(json.loads(result.stdout))
 
@@ -106,6 +113,21 @@ def test_a_smaller_budget_means_smaller_tiles_and_the_same_training(
     assert bound["tile_images"] == 1
     assert bound["peak_rss_bytes"] <= budget == bound["memory_budget_bytes"]
     assert bound["train_loss"] == pytest.approx(free["train_loss"], abs=1e-5)
+
+
+def test_docstrings_left_out_leave_the_same_adaptor(features: Path, tmp_path: Path) -> None:
+    plain, bare = tmp_path / "plain.safetensors", tmp_path / "bare.safetensors"
+    # its .pyc files lie elsewhere: the first run makes them, the second is what users see
+    lean = {
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(tmp_path),
+    }
+    peaks = [trained(features, plain)["peak_rss_bytes"]]
+    for _ in range(2):
+        peaks.append(trained(features, bare, "--force", environment=lean)["peak_rss_bytes"])
+    assert bare.read_bytes() == plain.read_bytes()
+    assert peaks[0] - peaks[-1] > MEBIBYTE
 
 
 def test_a_budget_that_cannot_be_kept_is_refused_with_the_least(

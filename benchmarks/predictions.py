@@ -73,7 +73,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "rank": rng.choice([4, 8, 16]),
         "blocks": rng.choice([1, 2, 4, 6]),
         "heads": heads,
-        "pool": rng.choice(["mean", "cls"]),
+        "pool": rng.choice(["mean", "cls", "cls+mean"]),
         "batch-size": rng.choice([8, 32, 64]),
         "drop-path": rng.choice([0.0, 0.1]),
     }

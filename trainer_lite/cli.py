@@ -19,8 +19,8 @@ from edge_runtime.cli.common import (
 )
 from trainer_lite.options import (
     checkpoint_option,
+    configured,
     every_option,
-    given_options,
     init_options,
     resume_option,
     training_options,
@@ -81,31 +81,21 @@ def train(
       edgetune train features --init adaptor.safetensors --epochs 5 --out new.safetensors
       edgetune train shapes --out shapes.safetensors --kind segmentation
     """
-    if options["head_only"] and init is None:
-        raise click.UsageError("--head-only needs --init, the adaptor whose other weights stay")
     if checkpoint is None and (resume or every is not None):
         raise click.UsageError("--every and --resume need --checkpoint, the folder to use")
     set_blas_threads()
     from edge_runtime.atomic import refuse_unwritable
     from edge_runtime.errors import OutputExistsError
     from edge_runtime.features import FeatureFolder
-    from trainer_lite.config import TrainConfig
     from trainer_lite.data import sources
     from trainer_lite.outputs import Outputs
     from trainer_lite.reporter import Reporter
     from trainer_lite.stops import InterruptedRunError, StoppedError
     from trainer_lite.trainer import Trainer
 
+    config, start = configured(init, options)
     outputs = Outputs(out, threads=threads, memory_budget=memory_budget)
     refuse_unwritable(out, force=force)
-    start = None
-    if init is not None:
-        from trainer_lite.start import Start
-
-        start = Start.load(init)
-        config = start.config(**given_options(options))
-    else:
-        config = TrainConfig(**options)
     folder = FeatureFolder.open(features)
     config = config.settled(folder.embed_dim, folder.prefix_tokens)
     checkpoints, stop = None, contextlib.nullcontext(None)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_runtime.cli.common import PATH
+
+if TYPE_CHECKING:
+    from trainer_lite.config import TrainConfig
+    from trainer_lite.start import Start
 
 UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -210,6 +214,20 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     default = click.core.ParameterSource.DEFAULT
     source = click.get_current_context().get_parameter_source
     return {name: value for name, value in options.items() if source(name) is not default}
+
+
+def configured(init: Path | None, options: dict[str, Any]) -> tuple[TrainConfig, Start | None]:
+    """A run's options, and the adaptor that it starts from, where there is one."""
+    from trainer_lite.config import TrainConfig
+
+    if options["head_only"] and init is None:
+        raise click.UsageError("--head-only needs --init, the adaptor whose other weights stay")
+    if init is None:
+        return TrainConfig(**options), None
+    from trainer_lite.start import Start
+
+    start = Start.load(init)
+    return start.config(**given_options(options)), start
 
 
 resume_option = click.option(

@@ -14,6 +14,8 @@ from trainer_lite.options import (
     board_option,
     board_path,
     checkpoint_option,
+    configured,
+    init_options,
     training_options,
 )
 
@@ -62,6 +64,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # not generic before cl
     help="With --shape.",
 )
 @training_options
+@init_options
 @checkpoint_option
 @board_option
 @json_option
@@ -73,6 +76,7 @@ def plan(
     codec: str,
     threads: int,
     memory_budget: int | None,
+    init: Path | None,
     checkpoint: Path | None,
     board: Path | None,
     as_json: bool,
@@ -90,21 +94,23 @@ def plan(
     Examples:
       edgetune plan features --memory-budget 48MiB
       edgetune plan --shape 197x768 --classes 100 --rank 16
+      edgetune plan features --init adaptor.safetensors --head-only
     """
     if (features is None) == (shape is None):
         raise click.UsageError("give FEATURES, a folder that `edgetune extract` wrote, or --shape")
+    if init is not None and features is None:
+        raise click.UsageError("--init is planned with FEATURES, whose classes it is trained on")
     set_blas_threads()
     from edge_runtime.codecs import CODECS
     from edge_runtime.features import FeatureFolder
     from trainer_lite.budget import Planner, choose_tile
-    from trainer_lite.config import TrainConfig
     from trainer_lite.data import prepare, prepare_shape
 
     for module in HELD_BY_TRAIN:
         import_module(module)
-    config = TrainConfig(**options)
+    config, start = configured(init, options)
     if features is not None:
-        data = prepare(config, FeatureFolder.open(features))
+        data = prepare(config, FeatureFolder.open(features), start)
     else:
         data = prepare_shape(config, CODECS[codec], *(shape or (0, 0)), classes, images)
     planner = Planner(

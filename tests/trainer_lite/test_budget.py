@@ -102,6 +102,17 @@ def test_the_peak_with_checkpoints_is_what_was_predicted(features: Path, tmp_pat
     assert 1.0 <= found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < 1.05
 
 
+def test_a_run_from_an_adaptor_is_planned(features: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    trained(features, base, "--rank", 16)
+    for options in (("--init", base), ("--init", base, "--head-only")):
+        planned = json.loads(edgetune("plan", features, "--json", *options).stdout)
+        found = trained(features, tmp_path / "a.safetensors", "--force", *options)
+        assert planned["tile_images"] == found["tile_images"]
+        assert planned["arena_bytes"] == found["arena_bytes"]
+        assert 1 <= planned["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < 1.05
+
+
 def test_a_smaller_budget_means_smaller_tiles_and_the_same_training(
     features: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,8 @@ def test_options_change_the_plan() -> None:
     ("arguments", "code", "message"),
     [
         ((), 2, "give FEATURES"),
+        (("--shape", "197x768", "--init", "a"), 2, "--init is planned with FEATURES"),
+        (("--shape", "197x768", "--head-only"), 2, "--head-only needs --init"),
         (("--shape", "197by768"), 2, "is no shape; write tokens x dim, as 197x768"),
         (("--shape", "197x768", "--memory-budget", "lots"), 2, "is no size; write bytes"),
         (("--shape", "197x768", "--memory-budget", "1MB"), 1, "cannot be kept: the least is"),

@@ -328,7 +328,7 @@ def another_run(site: Site) -> None:
     before = {path: path.read_bytes() for path in site.generations()}
     for options, message in (
         (("--epochs", 13), "epochs was 12, is 13"),
-        (("--lr", 0.01, "--seed", 3), "lr was 0.03, is 0.01"),
+        (("--lr", 0.01, "--seed", 3), "lr was 0.02, is 0.01"),
         (("--threads", 2), "threads was 1, is 2"),
     ):
         line = site.run(*options, "--force").error

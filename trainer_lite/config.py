@@ -14,7 +14,7 @@ KINDS = ("attention", "linear", "segmentation")
 # sets' val splits chose it. A run that starts from an adaptor has less to learn.
 RATE_TIMES_WIDTH = 1.92
 RATE_TIMES_WIDTH_FROM_INIT = 0.576
-HIGHEST_DEFAULT_RATE = 0.03
+HIGHEST_DEFAULT_RATE = 0.02
 FIT_ON = ("train", "train+val")
 
 

@@ -102,7 +102,7 @@ def test_last_and_best_epoch_are_written(written: Written, tmp_path: Path) -> No
         assert adaptor.backbone == folder.backbone
         assert adaptor.features == {"identity": folder.identity, "codec": "float16"}
         assert adaptor.config.input_rms == folder.split("train").rms
-        assert (adaptor.training["epochs"], adaptor.training["lr"]) == (4, 0.03)
+        assert (adaptor.training["epochs"], adaptor.training["lr"]) == (4, 0.02)
 
 
 def test_people_read_of_progress_and_of_the_result(written: Written, tmp_path: Path) -> None:

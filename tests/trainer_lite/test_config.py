@@ -15,7 +15,7 @@ from trainer_lite.config import TrainConfig
         (768, {}, 2.5e-3),
         (768, {"kind": "linear"}, 2.5e-3),
         (192, {"init": "0" * 64}, 3e-3),
-        (8, {}, 0.03),
+        (8, {}, 0.02),
         (192, {"lr": 0.5}, 0.5),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_basis_goes_from_features_to_adaptor_to_evaluation(small: Path, adapto
     assert folder.basis is not None and loaded.basis is not None
     assert loaded.basis.identity == folder.basis.identity
     assert loaded.config.embed_dim == 4
-    assert loaded.training["lr"] == 0.03
+    assert loaded.training["lr"] == 0.02
     found = json.loads(edgetune("evaluate", adaptor, small, "--json").stdout)
     assert found["accuracy"] > 0.8
     predicted = edgetune("predict", "--adaptor", adaptor, "--features", small, "--json")

@@ -176,7 +176,7 @@ def triton(count: int, as_json: bool) -> None:
 @click.option("--seconds", default=2.0, show_default=True, help="Of each turn.")
 @click.option("--turns", default=15, show_default=True)
 @click.option("--codec", type=click.Choice(list(CODECS)), default="float16", show_default=True)
-@click.option("--workers", default=1, show_default=True)
+@click.option("--workers", default=2, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def throughput(
     backbone: Path,

@@ -65,9 +65,9 @@ LOOPBACK = ("127.", "::1", "localhost")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=1,
+    default=2,
     show_default=True,
-    help="Batches computed at a time; they share the processors.",
+    help="Batches computed at a time; they share the processors. With 1 these idle between batches.",
 )
 def serve(
     backbone: Path,
@@ -115,7 +115,7 @@ def serve(
     from export.serve.bases import basis_of
     from export.serve.batching import Limits
 
-    opened = Backbone.open(backbone, max(1, processors() // workers), spin=False)
+    opened = Backbone.open(backbone, processors(), spin=False)
     tokens = frozenset(read_tokens(token_file)) if token_file else frozenset()
     published = FeatureFolder.open(features) if features else None
     limits = Limits(max_batch, max(max_queue, max_batch), max_wait / 1000, workers)

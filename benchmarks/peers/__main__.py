@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers
 
-Each peer is a process in a virtual environment of its own, made when first needed (about 3 GB
+Each peer is a process in a virtual environment of its own, made when first needed (about 5 GB
 together) and kept in --cache; pip's own settings apply, so PIP_EXTRA_INDEX_URL can name PyTorch's
 builds without CUDA. All get the same features and start values; a peer has to give our gradients
 before it is timed, and the peers take their steps in turns.
@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from benchmarks.peers.compare import Comparison, Peer, Row
+from benchmarks.peers.compare import Comparison, Peer
 from benchmarks.peers.environments import Environment, Installed, installed
 from benchmarks.peers.problem import write_problem
-from benchmarks.peers.process import PeerError, PeerProcess
+from benchmarks.peers.process import PeerError, PeerProcess, make_graph
 from benchmarks.peers.table import as_json, table
 from edge_runtime.errors import EdgeError
 
@@ -32,6 +32,8 @@ ORT = Environment(
     ("onnxruntime-training-cpu", "torch", "onnx", "numpy"),
     "onnxruntime-training-cpu",
 )
+LITERT = Environment("litert", ("ai-edge-litert", "numpy"), "ai-edge-litert")
+TENSORFLOW = Environment("tensorflow", ("tensorflow", "numpy"), "tensorflow")
 COUNT = click.IntRange(min=1)
 PEERS = [
     Peer("edgetune", "edgetune (numpy)", OURS),
@@ -40,13 +42,7 @@ PEERS = [
     Peer("torch_compile", "torch.compile", TORCH),
     Peer("ort_training", "ONNX Runtime training", ORT),
     Peer("jax_jit", "JAX jit", JAX),
-]
-# Named in the table, so that nobody has to wonder.
-LEFT_OUT = [
-    Row(
-        Peer("litert", "LiteRT training", Environment("litert", (), "ai-edge-litert")),
-        reason="not tried: its training graph has to be built with TensorFlow",
-    )
+    Peer("litert", "LiteRT training", LITERT, graph_environment=TENSORFLOW),
 ]
 
 
@@ -104,13 +100,19 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         problem = Path(folder)
 
-        def start(name: str, environment: Installed) -> PeerProcess:
+        def start(peer: Peer, environment: Installed) -> PeerProcess:
+            module, log = f"benchmarks.peers.trainers.{peer.name}", cache / f"{peer.name}.log"
+            if peer.graph_environment is not None:
+                python = Path(install(peer.graph_environment).python)
+                make_graph(
+                    f"{module}_graph", python=python, problem=problem, log=log, seconds=timeout
+                )
             return PeerProcess(
-                f"benchmarks.peers.trainers.{name}",
+                module,
                 python=Path(environment.python),
                 problem=problem,
                 threads=threads,
-                log=cache / f"{name}.log",
+                log=log,
                 seconds=timeout,
             )
 
@@ -123,7 +125,6 @@ def main(
             rows = comparison.run(peers, repeats)
         except (EdgeError, PeerError) as error:
             raise click.ClickException(str(error)) from None
-    rows += [] if only else LEFT_OUT
     if json_wanted:
         click.echo(as_json(rows, **shape, threads=threads, repeats=repeats))
     else:

@@ -28,12 +28,16 @@ UNTIMED_STEPS = 1
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to train. One without gradients (the floor) is only timed."""
+    """One way to train. One without gradients (the floor) is only timed.
+
+    `graph_environment`: where the peer's graph is made, before its process starts, if it needs one.
+    """
 
     name: str
     title: str
     environment: Environment
     has_gradients: bool = True
+    graph_environment: Environment | None = None
 
 
 @dataclass
@@ -69,7 +73,7 @@ class Comparison:
     """Peers trained side by side. The first is ours: the others' gradients must equal its.
 
     Args:
-        install: gives a peer's environment. start: its process, from its name and environment.
+        install: gives a peer's environment. start: its process, from the peer and its environment.
         folder: for gradients. tell: takes lines of progress.
     """
 
@@ -77,7 +81,7 @@ class Comparison:
         self,
         *,
         install: Callable[[Environment], Installed],
-        start: Callable[[str, Installed], PeerProcess],
+        start: Callable[[Peer, Installed], PeerProcess],
         folder: Path,
         tell: Callable[[str], None],
     ):
@@ -121,7 +125,7 @@ class Comparison:
         self.tell(f"{row.peer.title}: environment")
         row.installed = self.install(row.peer.environment)
         self.tell(f"{row.peer.title}: start and gradients")
-        process = self.start(row.peer.name, row.installed)
+        process = self.start(row.peer, row.installed)
         row.versions = process.versions
         return process
 

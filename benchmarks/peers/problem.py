@@ -43,6 +43,11 @@ class Problem:
         features = FeatureFolder.open(folder / "features").split("train")
         return cls(config, start, features, json.loads(metadata["tile"]))
 
+    @property
+    def graph(self) -> Path:
+        """Where a peer's graph lies, if it needs one made beforehand."""
+        return self.features.folder.path.parent / "graph"
+
     def decoded(self) -> tuple[Array, Array]:
         """The batch as frameworks want it: float32 features (B, N, d), int64 labels (B,)."""
         split = self.features
@@ -96,6 +101,11 @@ def by_block(parameters: Mapping[str, Array]) -> dict[str, Array]:
         else:
             split[name] = values
     return split
+
+
+def dotless(name: str) -> str:
+    """A parameter's name for graphs, whose names have no dots."""
+    return name.replace(".", "_")
 
 
 def gathered(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,13 +45,12 @@ class PeerProcess:
     ):
         self.log, self.limit = log, seconds
         variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         try:
             with open(log, "wb") as errors:
                 self._process = subprocess.Popen(
                     [str(python), "-m", WORKER, module, str(problem), str(threads)],
                     cwd=ROOT,
-                    env={**environment, **variables},
+                    env={**own_environment(), **variables},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -115,5 +114,40 @@ class PeerProcess:
         code = self._process.wait()
         if code == -9:
             return PeerError(f"killed: no answer within {self.limit:.0f} s, or out of memory")
-        printed = self.log.read_text(errors="replace").strip().splitlines()
-        return PeerError(f"exit status {code}: {printed[-1] if printed else 'no message'}")
+        return PeerError(f"exit status {code}: {last_line(self.log)}")
+
+
+def make_graph(module: str, *, python: Path, problem: Path, log: Path, seconds: float) -> None:
+    """Runs `module PROBLEM`, which makes a peer's graph.
+
+    Args: as those of PeerProcess.
+
+    Raises:
+        PeerError: it failed, or took longer.
+    """
+    try:
+        with open(log, "wb") as printed:
+            finished = subprocess.run(
+                [str(python), "-m", module, str(problem)],
+                cwd=ROOT,
+                env=own_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+            )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerError(f"no graph: {error}") from None
+    if finished.returncode:
+        raise PeerError(f"no graph: {last_line(log)}")
+
+
+def own_environment() -> dict[str, str]:
+    """Ours without the variable that would give one environment the packages of another."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def last_line(log: Path) -> str:
+    """What a process said last."""
+    printed = log.read_text(errors="replace").strip().splitlines()
+    return printed[-1] if printed else "no message"

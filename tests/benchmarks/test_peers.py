@@ -34,8 +34,8 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(problem: Path, folder: Path, *modules: str, turns: int = 2) -> list[Row]:
     """A comparison of these trainer modules, in this environment."""
 
-    def start(name: str, environment: Installed) -> PeerProcess:
-        return process_of(name, problem, folder / "log", environment.python)
+    def start(peer: Peer, environment: Installed) -> PeerProcess:
+        return process_of(peer.name, problem, folder / "log", environment.python)
 
     comparison = Comparison(
         install=lambda environment: HERE, start=start, folder=folder, tell=lambda line: None
@@ -78,7 +78,7 @@ def test_nothing_is_compared_with_ours_when_ours_fails(problem: Path, tmp_path: 
 
 def test_the_command_prints_a_row_for_every_peer(tmp_path: Path) -> None:
     shape = [f"--{name}={value}" for name, value in TINY.items()]
-    only = ["--only=floor", "--only=jax_jit", "--only=torch_eager"]
+    only = [f"--only={name}" for name in ("floor", "litert", "jax_jit", "torch_eager")]
     command = [sys.executable, "-m", "benchmarks.peers", "--here", "--json", "--repeats=2"]
     finished = subprocess.run(
         [*command, *shape, *only, f"--cache={tmp_path}"],
@@ -90,12 +90,18 @@ def test_the_command_prints_a_row_for_every_peer(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     rows = {row["peer"]: row for row in result["peers"]}
-    assert list(rows) == ["edgetune", "floor", "torch_eager", "jax_jit"]
+    assert list(rows) == ["edgetune", "floor", "torch_eager", "jax_jit", "litert"]
     assert result["ratio_to_two_wide_products"] > 0
-    for name, package in (("torch_eager", "torch"), ("jax_jit", "jax")):
+    needed = {
+        "torch_eager": ["torch"],
+        "jax_jit": ["jax"],
+        "litert": ["tensorflow", "ai_edge_litert"],
+    }
+    for name, packages in needed.items():
         row = rows[name]
-        if importlib.util.find_spec(package) is None:
-            assert f"No module named '{package}'" in row["reason"]
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            assert f"No module named '{missing[0]}'" in row["reason"]
         else:
             assert row["reason"] is None and row["gradient_difference"] < 1e-4
             assert row["final_loss_difference"] < 1e-4

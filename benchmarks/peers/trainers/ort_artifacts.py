@@ -16,8 +16,7 @@ import torch
 from onnxruntime.training import artifacts, onnxblock
 from torch import Tensor
 
-from benchmarks.peers.problem import BETAS, EPS, WEIGHT_DECAY, Problem, by_block, gathered
-from benchmarks.peers.trainers.ort_training import parameter_name
+from benchmarks.peers.problem import BETAS, EPS, WEIGHT_DECAY, Problem, by_block, dotless, gathered
 from tests.torch_reference import adaptor_logits
 
 LAST_IR_VERSION = 10  # the newest form of ONNX files that the last training package reads
@@ -30,7 +29,7 @@ class _Adaptor(torch.nn.Module):
         super().__init__()
         self.config, self.names = problem.config, {}
         for name, values in by_block(problem.start).items():
-            self.names[name] = parameter_name(name)
+            self.names[name] = dotless(name)
             self.register_parameter(
                 self.names[name], torch.nn.Parameter(torch.tensor(values.copy()))
             )

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.training.api import CheckpointState, Module, Optimizer
 
-from benchmarks.peers.problem import LEARNING_RATE, Problem, by_block
+from benchmarks.peers.problem import LEARNING_RATE, Problem, by_block, dotless
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ class Trainer:
 
     def __init__(self, problem: Problem, threads: int, folder: Path):
         self.batch = problem.decoded()
-        self.names = {name: parameter_name(name) for name in by_block(problem.start)}
+        self.names = {name: dotless(name) for name in by_block(problem.start)}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         self.state = CheckpointState.load_checkpoint(folder / "checkpoint")
@@ -44,11 +44,6 @@ class Trainer:
         self.module.lazy_reset_grad()
         self.module(*self.batch)
         self.optimiser.step()
-
-
-def parameter_name(name: str) -> str:
-    """A parameter's name in the graph, where names have no dots."""
-    return name.replace(".", "_")
 
 
 def trainer(problem: Problem, threads: int) -> Trainer:

@@ -67,7 +67,7 @@ LOOPBACK = ("127.", "::1", "localhost")
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Batches computed at a time; they share the processors. With 1 these idle between batches.",
+    help="Batches computed at a time; with 1, processors idle between two.",
 )
 def serve(
     backbone: Path,

@@ -88,9 +88,8 @@ def export_adaptor(
     writer = WRITERS[kind](quantize)
     emit_adaptor(adaptor.config, adaptor.parameters, chosen, writer)
     data = writer.finish(description(adaptor, chosen, quantize))
-    restored = Adaptor(
-        adaptor.config, rounded(adaptor.parameters, quantize), adaptor.classes, adaptor.backbone
-    )
+    parameters = rounded(adaptor.parameters, quantize, len(adaptor.config.pools))
+    restored = Adaptor(adaptor.config, parameters, adaptor.classes, adaptor.backbone)
     with atomic.write_file(out) as file:
         file.write(data)
         file.flush()

@@ -63,12 +63,20 @@ def store(matrix: Array, quantize: str, name: str) -> Stored:
     return Stored(np.ascontiguousarray(values), scale, axis)
 
 
-def rounded(parameters: Mapping[str, Array], quantize: str) -> dict[str, Array]:
-    """An adaptor's parameters with every matrix as the graph of that storage restores it."""
-    return {
-        name: _rounded(name, array, quantize) if is_matrix(name) else array
-        for name, array in parameters.items()
-    }
+def rounded(parameters: Mapping[str, Array], quantize: str, pools: int = 1) -> dict[str, Array]:
+    """An adaptor's parameters with every matrix as the graph of that storage restores it.
+
+    Args:
+        pools: pooled vectors that the head sees; the graph has a matrix of its own for each.
+    """
+    found = {}
+    for name, array in parameters.items():
+        if name == "head.weight":
+            parts = np.split(array, pools, axis=1)
+            found[name] = np.concatenate([_rounded(name, part, quantize) for part in parts], 1)
+        else:
+            found[name] = _rounded(name, array, quantize) if is_matrix(name) else array
+    return found
 
 
 def _rounded(name: str, array: Array, quantize: str) -> Array:

@@ -10,6 +10,8 @@ from benchmarks.methods.taps import TapShape
 if TYPE_CHECKING:
     from torch import nn
 
+    from edge_runtime.config import AdaptorConfig
+
 VIT_B16 = TapShape(13, 197, 1, 768, 100, (1.0,) * 13, 1.0)
 
 
@@ -50,20 +52,19 @@ class Method:
     def parameters(self, shape: TapShape) -> int:
         """Trainable parameters at these shapes, the classes' linear layer left out."""
         if self.network == "adaptor":
-            count = adaptor_parameters(shape)
-        else:
-            from benchmarks.methods.networks import parameter_count
+            config = adaptor_config(shape)
+            return config.parameter_count() - shape.classes * (config.head_dim + 1)
+        from benchmarks.methods.networks import parameter_count
 
-            count = parameter_count(self.build(shape))
         width = 256 if self.network == "mlp" else shape.dim
-        return count - shape.classes * (width + 1)
+        return parameter_count(self.build(shape)) - shape.classes * (width + 1)
 
 
-def adaptor_parameters(shape: TapShape) -> int:
-    """Of our adaptor at its defaults."""
+def adaptor_config(shape: TapShape) -> AdaptorConfig:
+    """Our adaptor at its defaults."""
     from trainer_lite.config import TrainConfig
 
-    config = TrainConfig().adaptor_config(
+    return TrainConfig().adaptor_config(
         tokens=shape.tokens,
         prefix_tokens=shape.prefix_tokens,
         embed_dim=shape.dim,
@@ -71,7 +72,6 @@ def adaptor_parameters(shape: TapShape) -> int:
         norm_eps=1e-6,
         input_rms=1.0,
     )
-    return config.parameter_count()
 
 
 METHODS = [
@@ -82,6 +82,6 @@ METHODS = [
     Method("mlp", "MLP, class token and mean", "mlp", "sum", "both"),
     Method("lst", "LST, every tap", "lst", "taps", "mean"),
     Method("last", "LAST, every tap", "last", "taps", "mean"),
-    Method("adaptor", "edgetune, the sum", "adaptor", "map", "mean"),
+    Method("adaptor", "edgetune, the sum", "adaptor", "map", "both"),
 ]
 BY_NAME = {method.name: method for method in METHODS}

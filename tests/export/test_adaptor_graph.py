@@ -52,20 +52,21 @@ def test_a_graph_computes_what_pytorch_does(
         np.testing.assert_allclose(found, torch_probabilities(adaptor, decoded), atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["mean", "cls+mean"])
 @pytest.mark.parametrize("quantize", ["float16", "int8"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_quantised_weights_change_the_weights_alone(
-    kind: str, quantize: str, tmp_path: Path
+    kind: str, quantize: str, pool: str, tmp_path: Path
 ) -> None:
     need(kind)
-    adaptor = adaptor_of(embed_dim=96)
+    adaptor = adaptor_of(embed_dim=96, pool=pool)
     plain = export_adaptor(adaptor, tmp_path / "plain", kind)
     exported = export_adaptor(adaptor, tmp_path / "small", kind, quantize=quantize)
     assert exported.bytes < plain.bytes == (tmp_path / "plain").stat().st_size
     assert plain.quantization_change == 0 < exported.quantization_change < 0.05
     graph = GraphAdaptor(tmp_path / "small", RUNTIMES[kind])
     assert graph.quantize == quantize
-    adaptor.parameters = rounded(adaptor.parameters, quantize)
+    adaptor.parameters = rounded(adaptor.parameters, quantize, len(adaptor.config.pools))
     (*_, batch) = sample_features(adaptor.config)
     stored, scale, decoded = through(graph.codec, batch)
     expected = torch_probabilities(adaptor, decoded)

@@ -45,7 +45,7 @@ class TrainConfig:
     blocks: int = 4
     heads: int = 1
     pool: str | None = None
-    epochs: int = 100
+    epochs: int = 40
     batch_size: int = 32
     lr: float | None = None
     weight_decay: float = 1.0

@@ -122,7 +122,7 @@ OPTIONS = [
         help="The adaptor, or a linear probe on the same features; segmentation: an adaptor with a "
         "class for every patch token, on features with masks.",
     ),
-    click.option("--epochs", default=100, show_default=True, help="Passes over the images."),
+    click.option("--epochs", default=40, show_default=True, help="Passes over the images."),
     click.option("--batch-size", default=32, show_default=True, help="Images a step."),
     RATE,
     DECAY,

@@ -17,7 +17,7 @@ test: lint test-oldest
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-all: lint test-oldest
-	$(BIN)/python -m pytest -q -rs -m "" $(ARGS)
+	$(BIN)/python -m pytest -q -rs -m "" --hypothesis-profile=default $(ARGS)
 
 # Bundles and the image on emulated ARM. Needs root, qemu-user-static and buildah; each test that
 # lacks one says NOT tried, and why. Also part of test-all.

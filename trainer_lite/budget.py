@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_runtime.allocate import allocate
+from edge_runtime.code_pages import release_code_pages
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import BudgetError, MismatchError
 from edge_runtime.flops import FLOPS_PER_MAC
@@ -39,11 +40,12 @@ from trainer_lite.threads import side_by_side
 # those of each operation of its programs (a tuple, its views of buffers).
 RUN_OBJECTS = 512 << 10
 OPERATION_OBJECTS = 768
+CODE_PAGES = 768 << 10  # of program files, that a run reads and its rehearsal did not
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
-JITTER = 384 << 10  # by which one process's start differs from the next one's
+JITTER = 192 << 10  # by which one process's start differs from the next one's
 PIXEL_WORK = 256 << 10  # what reading, checking and counting of masks takes in passing
 COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
@@ -55,6 +57,7 @@ class MemoryPlan:
 
     tile_images: int
     step: StepPlan
+    loading_bytes: int
     baseline_bytes: int
     blas_bytes: int
     parameter_bytes: int
@@ -83,14 +86,15 @@ class MemoryPlan:
 
     @property
     def object_bytes(self) -> int:
-        """Python's own objects; of lanes that evaluate pixels, counts and weights."""
-        return RUN_OBJECTS + OPERATION_OBJECTS * self.operations + self.pixel_bytes
+        """Python's own objects and code; of lanes that evaluate pixels, counts and weights."""
+        return RUN_OBJECTS + CODE_PAGES + OPERATION_OBJECTS * self.operations + self.pixel_bytes
 
     @property
     def predicted_peak_rss_bytes(self) -> int:
-        """What VmHWM will read at the end, or a little more."""
+        """What VmHWM will read at the end, or a little more: no less than it reads already."""
         held = self.baseline_bytes + self.blas_bytes + self.object_bytes
-        return held + self.parameter_bytes + self.weights_bytes + self.arena_bytes
+        run = held + self.parameter_bytes + self.weights_bytes + self.arena_bytes
+        return max(run, self.loading_bytes)
 
     @property
     def budget_bytes(self) -> int:
@@ -141,9 +145,10 @@ class Planner:
         self.adaptor, self.training = adaptor, training
         self.source, self.evaluated = source, evaluated
         self.vectors, self.threads = VECTORS + keep_best, threads
-        rehearse(adaptor, threads)
+        release_code_pages()
+        rehearse(adaptor, threads)  # maps again what a run reads
         gc.collect()  # programs refer to themselves
-        self.baseline_bytes = rss_bytes()
+        self.baseline_bytes, self.loading_bytes = rss_bytes(), peak_rss_bytes()
         self.held_space_bytes, self.held_data_bytes = address_space_bytes(), data_segment_bytes()
         self._blas_bytes = 0
 
@@ -209,6 +214,7 @@ class Planner:
             + step.tile_operations * len(tiles) * lanes
             + step.evaluation_operations * len(evaluated) * lanes,
             step=step,
+            loading_bytes=self.loading_bytes,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
             parameter_bytes=parameter_bytes,

@@ -168,6 +168,7 @@ def as_object(
     return {
         "tile_images": chosen.tile_images,
         "lanes": chosen.lanes,
+        "loading_bytes": chosen.loading_bytes,
         "baseline_bytes": chosen.baseline_bytes,
         "blas_bytes": chosen.blas_bytes,
         "parameter_bytes": chosen.parameter_bytes,
@@ -214,6 +215,7 @@ def as_table(content: dict[str, Any]) -> str:
 
     trained = f"{content['parameters']} trainable, {len(content['arena_buffers'])} buffers planned"
     lines = [
+        line("loading, at its peak", content["loading_bytes"], "measured here"),
         line("process before training", content["baseline_bytes"], "measured here"),
         line("BLAS work space", content["blas_bytes"], "measured here"),
         line("parameters and optimiser", content["parameter_bytes"], trained),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.adaptor import Adaptor
+from edge_runtime.code_pages import release_code_pages
 from edge_runtime.errors import BudgetError, ConfigError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
@@ -140,6 +141,7 @@ class _Run:
         else:
             self.plan = choose_tile(planner, sweep.memory_budget)
         check_limits(self.plan)
+        release_code_pages()  # that planning read and a run does not
         names = names_of(configs)
         self.members = [Member(i, names[i], configs[i], adaptors[i]) for i in range(len(configs))]
         self.state = SweepState(self.members)

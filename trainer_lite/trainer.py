@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.allocate import zeros
+from edge_runtime.code_pages import release_code_pages
 from edge_runtime.errors import BudgetError, ConfigError
 from edge_runtime.features import FeatureFolder
 from edge_runtime.memory import peak_rss_bytes
@@ -142,6 +143,7 @@ class _Run:
         )
         self.plan = self._plan(planner, saved)
         check_limits(self.plan)
+        release_code_pages()  # that planning read and a run does not
         self.trained = trained_part(self.adaptor_config, head_only=config.head_only)
         parameters = ParameterSet(self.trained)
         self.fixed: dict[str, Array] = {}  # what is not trained

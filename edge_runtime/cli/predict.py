@@ -123,6 +123,7 @@ def predict(
         )
     set_blas_threads(1)  # one image is too little work for two, and each takes memory
     from edge_runtime.allocate import map_large_blocks
+    from edge_runtime.code_pages import release_code_pages
     from edge_runtime.mask_answers import Masks
     from edge_runtime.runtimes import open_adaptor
     from edge_runtime.together import Together
@@ -142,6 +143,8 @@ def predict(
             else from_folder(together, backbone)
         )
         asked = of_images(together, paths_of(images, watch, interval), features_of)
+    if streaming:
+        release_code_pages()
     failed, predicted, kept = False, 0, []
     for result in results(asked, together, adaptors, top_k, masks):
         failed |= "error" in result

@@ -163,7 +163,8 @@ def test_the_least_budget_is_accepted(features: Path, tmp_path: Path) -> None:
 def test_a_run_that_passes_its_budget_is_stopped_and_kept(features: Path, tmp_path: Path) -> None:
     code = f"""
 import trainer_lite.budget as budget
-budget.peak_rss_bytes = lambda: 1 << 40
+peaks = iter([0])  # as it is planned, then while it runs
+budget.peak_rss_bytes = lambda: next(peaks, 1 << 40)
 from edge_runtime.cli import main
 main(["train", {str(features)!r}, "--out", {str(tmp_path / "a.st")!r}, "--memory-budget", "1GiB"])
 """
@@ -182,7 +183,9 @@ def planner(**options: Any) -> Planner:
     from edge_runtime.codecs import CODECS
 
     data = prepare_shape(config, CODECS["float16"], 197, 192, 10, 100)
-    return Planner(data.adaptor, config, data.source, data.evaluated)
+    made = Planner(data.adaptor, config, data.source, data.evaluated)
+    made.loading_bytes = 0  # the peak of whatever ran in this process before
+    return made
 
 
 def test_planning_allocates_next_to_nothing() -> None:
@@ -232,6 +235,20 @@ def test_parts_add_up_to_the_prediction() -> None:
     assert sum(parts) + plan.weights_bytes + plan.arena_bytes == plan.predicted_peak_rss_bytes
     config = planner().adaptor
     assert plan.parameter_bytes == 3 * ParameterSet(config, np.float32).flat.nbytes
+
+
+def test_no_less_is_predicted_than_loading_took() -> None:
+    made = planner()
+    made.loading_bytes = 1 << 40
+    assert made.plan(1).predicted_peak_rss_bytes == 1 << 40
+    with pytest.raises(BudgetError, match="cannot be kept"):
+        choose_tile(made, 1 << 39)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc/self/smaps")
+def test_a_run_holds_less_than_loading_left_behind(features: Path) -> None:
+    plan = json.loads(edgetune("plan", features, "--json").stdout)
+    assert plan["baseline_bytes"] < plan["loading_bytes"] - MEBIBYTE
 
 
 def test_sizes_of_tiles() -> None:

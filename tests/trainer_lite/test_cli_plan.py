@@ -13,6 +13,7 @@ from tests.feature_folders import write_features
 KEYS = {
     "tile_images",
     "lanes",
+    "loading_bytes",
     "baseline_bytes",
     "blas_bytes",
     "parameter_bytes",

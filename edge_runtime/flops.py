@@ -6,7 +6,8 @@ an entry and pass, whatever it computes: exp and a division cost more than one, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,25 @@ FLOPS_PER_MAC = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """What one operation computes, and what it reads and writes if nothing is read twice."""
+    """What one operation computes, and what it reads and writes if nothing is read twice.
+
+    `images` is of an operation that reads images from storage: each is asked for by itself.
+    """
 
     macs: int
     flops: int
     bytes: int
+    images: int = 0
+
+    def over(self, runs: int) -> Cost:
+        """The share of one of so many runs."""
+        return Cost(*(part // runs for part in astuple(self)))
+
+    @classmethod
+    def total(cls, costs: Iterable[tuple[int, Cost]]) -> Cost:
+        """Of (runs, cost of one run)."""
+        parts = zip(*([runs * part for part in astuple(cost)] for runs, cost in costs))
+        return cls(*map(sum, parts))
 
 
 def program_macs(program: Program) -> int:
@@ -35,7 +50,7 @@ def program_macs(program: Program) -> int:
 def operation_macs(function: Any, arguments: tuple[Any, ...]) -> int:
     """MACs of one operation: for a product, entries of the result x length of a sum; what an
     operation that has several inside says itself."""
-    if function is np.matmul:
+    if function in (np.matmul, ops.outer):
         left, _, out = arguments
         return int(out.size * left.shape[-1])
     if function is ops.times_transposed:

@@ -183,7 +183,7 @@ class ForwardPass:
         heads, e, _ = block.q.shape
         summed = self.workspace.array("summed", (images, heads, e + 1, self.config.tokens))
         q, k, v1 = (block.by_image(a, images) for a in (block.q, block.k, block.v1))
-        program.emit(np.matmul, k.swapaxes(2, 3), q, block.scores)
+        program.emit(ops.product_over(e), k.swapaxes(2, 3), q, block.scores)
         program.emit(ops.exp_scores, block.scores)
         program.emit(np.matmul, v1, block.scores, summed)
         program.emit(np.reciprocal, summed[:, :, e], block.inverse_sum)

@@ -30,14 +30,13 @@ class GradientAssembly:
         workspace: Workspace,
     ):
         config = self.config = head.config  # of what is trained
-        self.weights, self.sums, self.head, self.workspace = weights, sums, head, workspace
+        self.weights, self.sums, self.head = weights, sums, head
         self.flat = workspace.array("gradient", (config.parameter_count(),))
         self.gradients = views(config, self.flat)
         d, r, depth, c = config.embed_dim, config.rank, config.blocks, config.product_rows
         self.dfused = workspace.array("dfused", weights.fused.shape)
         self.du = workspace.array("du", (depth * r, d))
         self.row_mean = workspace.array("dfused_mean", weights.row_mean.shape)
-        self.product = workspace.array("dfused_product", (c, d))
         self.masked = workspace.array("mixed_masked", (c, depth * r))
 
     def emit(self, program: Program) -> None:
@@ -53,35 +52,33 @@ class GradientAssembly:
             self._emit_token_head(program)
 
     def _emit_head(self, program: Program, head: HeadFactors) -> None:
-        """With M = dlogits^T normed: of the linear layer M gamma + (sum dlogits) beta, of gamma
-        the sum of M * weight over classes, of beta (sum dlogits) weight."""
+        """Of gamma the sum over classes of dlogits^T normed * weight, of beta (sum dlogits)
+        weight, and of the linear layer dlogits^T (normed gamma + beta)."""
         gradients, parameters = self.gradients, self.weights.parameters
         dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
-        product = self.workspace.array("head.product", dw.shape)
         program.emit(np.matmul, head.dlogits.T, head.normed, dw)
         program.emit(ops.sum_channels, head.dlogits, db)
-        program.emit(np.multiply, dw, weight, product)
-        program.emit(ops.sum_channels, product, gradients["head.norm_weight"])
+        program.emit(ops.sum_channel_products, dw, weight, gradients["head.norm_weight"])
         program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
-        program.emit(np.multiply, dw, parameters["head.norm_weight"], dw)
-        program.emit(np.multiply, db[:, None], parameters["head.norm_bias"], product)
-        program.emit(np.add, dw, product, dw)
+        program.emit(np.multiply, head.normed, parameters["head.norm_weight"], head.normed)
+        program.emit(np.add, head.normed, parameters["head.norm_bias"], head.normed)
+        program.emit(np.matmul, head.dlogits.T, head.normed, dw)
 
     def _emit_fused(self, program: Program) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""
         config, weights, sums = self.weights.config, self.weights, self.sums
         r, c = config.rank, config.product_rows
-        upper = self.dfused[:c]
-        program.emit(np.multiply, sums.dright, 1.0 / config.input_rms, upper)
-        program.emit(ops.fill, self.dfused[c:], 0.0)
+        upper, dright = self.dfused[:c], sums.dright
+        program.emit(np.multiply, dright, 1.0 / config.input_rms, dright)
+        program.emit(ops.fill, self.dfused, 0.0)
         if config.blocks:
             program.emit(np.copyto, self.masked, sums.mixed)
             self._emit_mask(program, 3 * r)
             program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
-            self._emit_add_du(program)
             self._emit_mask(program, 4 * r)
-            program.emit(np.matmul, self.masked, weights.u, self.product)
-            program.emit(np.add, upper, self.product, upper)
+            program.emit(np.matmul, self.masked, weights.u, upper)
+            self._emit_add_du(program)
+        program.emit(np.add, upper, dright, upper)
         if config.blocks and isinstance(self.head, HeadFactors):
             g = self.head.g.reshape(-1, config.embed_dim)
             program.emit(np.matmul, self.head.pooled_h, g, self.du)
@@ -129,11 +126,9 @@ class GradientAssembly:
         gradients, parameters = self.gradients, self.weights.parameters
         dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
         rows = self.dfused[len(self.dfused) - len(weight) :]
-        product = self.workspace.array("head.product", dw.shape)
         program.emit(np.copyto, db, self.sums.dhead_bias)
-        program.emit(np.multiply, weight, rows, product)
-        program.emit(ops.sum_channels, product, gradients["head.norm_weight"])
+        program.emit(ops.sum_channel_products, weight, rows, gradients["head.norm_weight"])
         program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
         program.emit(np.multiply, rows, parameters["head.norm_weight"], dw)
-        program.emit(np.multiply, db[:, None], parameters["head.norm_bias"], product)
-        program.emit(np.add, dw, product, dw)
+        program.emit(np.multiply, db[:, None], parameters["head.norm_bias"], rows)
+        program.emit(np.add, dw, rows, dw)

@@ -36,7 +36,7 @@ def closed_form(config: Any, batch: int) -> int:
     tokens = t * (wide + before + gram + later + mixed + attention + pool)
     images = 2 * batch * pooled * (lr * d + k * d)
     refresh = lr * 4 * lr * d + depth * 3 * r * d
-    head = pooled * (batch * k * d + k * d + lr * batch * d)
+    head = pooled * (2 * batch * k * d + k * d + lr * batch * d)
     assembly = head + c * lr * d + lr * c * d + depth * 3 * r * d
     return tokens + images + refresh + assembly
 

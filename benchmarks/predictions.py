@@ -25,7 +25,8 @@ from tests.feature_folders import write_features
 
 SHAPES = [(17, 96), (50, 192), (197, 192), (197, 384), (197, 768), (257, 1024), (65, 1280)]
 IMAGES = 128
-EPOCHS = 5
+SECONDS = 2.0  # a run's training; so the median epoch is one of many
+EPOCHS = (5, 200)  # the fewest and the most
 
 
 @click.command()
@@ -80,14 +81,15 @@ def draw(rng: random.Random) -> dict[str, Any]:
 
 
 def measure(configuration: dict[str, Any], board: Path, folder: Path) -> dict[str, Any]:
-    """Trains a few epochs; predicted and measured peak RSS and seconds of an epoch's training."""
+    """Trains some epochs; predicted and measured peak RSS and seconds of an epoch's training."""
     shape = {k: configuration[k] for k in ("tokens", "embed_dim", "codec", "classes")}
     options = [f"--{k}={v}" for k, v in configuration.items() if k not in shape]
     rows = {"train": IMAGES, "val": 64, "test": 64}
     write_features(folder / "features", rows=rows, shard_rows=50, **shape)
     plan = edgetune("plan", folder / "features", "--board", board, *options)
     out = folder / "adaptor.safetensors"
-    result = edgetune("train", folder / "features", "--out", out, "--epochs", EPOCHS, *options)
+    epochs = min(max(round(SECONDS / plan["predicted_epoch_seconds"]), EPOCHS[0]), EPOCHS[1])
+    result = edgetune("train", folder / "features", "--out", out, "--epochs", epochs, *options)
     seconds = statistics.median(IMAGES / epoch["rate"] for epoch in result["history"])
     predicted, measured = result["predicted_peak_rss_bytes"], result["peak_rss_bytes"]
     return {

@@ -1,7 +1,8 @@
 """A calibrated board: its limits, and how long each kind of operation takes there.
 
 The time of one operation is modelled as `call + macs / rate + bytes / rate`, its three numbers
-fitted for each kind of operation to what `calibrate` measured at a few shapes.
+fitted for each kind of operation to what `calibrate` measured at a few shapes. Reading has no MACs:
+there images stand in their place.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ class Board:
 
     Args:
         machine: names and sizes, for people. rates: limits, as rates.py names them.
-        kinds: seconds a call, a MAC and a byte for each kind of operation.
+        kinds: seconds a call, a MAC (or an image that is read) and a byte for each kind of
+            operation.
         speedups: by how much so many lanes side by side are faster than one.
         between: seconds that pass between two operations.
+        step, image: seconds of a run beside its operations: batches are drawn, rows asked for
+            ahead, steps checked and reported.
     """
 
     machine: dict[str, Any]
     rates: dict[str, float]
     kinds: dict[str, tuple[float, float, float]]
     between: float
+    step: float
+    image: float
     speedups: dict[str, float]
 
     def seconds(self, operation: Operation) -> float:
@@ -52,7 +58,8 @@ class Board:
                 f"another version of edgetune: run edgetune calibrate again"
             )
         call, mac, byte = self.kinds[operation.kind]
-        return self.between + call + mac * operation.cost.macs + byte * operation.cost.bytes
+        ones, pieces, nbytes = terms(operation.cost)
+        return self.between + call * ones + mac * pieces + byte * nbytes
 
     def speedup(self, lanes: int) -> float:
         """By how much so many lanes are faster than one; of the most that were measured, if more
@@ -84,6 +91,8 @@ class Board:
                     for kind, (call, mac, byte) in content["kinds"].items()
                 },
                 between=sound(content["between"]),
+                step=sound(content["step"]),
+                image=sound(content["image"]),
                 speedups={str(int(n)): sound(by) for n, by in content["speedups"].items()},
             )
             missing = [] if board.speedups.get("1") else ["speedups"]
@@ -109,12 +118,17 @@ def sound(value: Any) -> float:
 NEEDED = ("square_flops", "cache_bytes", "memory_bytes", "exp_entries", "storage_bytes")
 
 
+def terms(cost: Cost) -> tuple[float, float, float]:
+    """What the time of an operation is in proportion to: calls, MACs or images, bytes."""
+    return 1.0, float(cost.macs + cost.images), float(cost.bytes)
+
+
 def fit(samples: Iterable[Sample]) -> tuple[float, float, float]:
-    """Seconds a call, a MAC and a byte, none negative, least squares of relative errors."""
+    """Seconds of each of the `terms`, none negative, least squares of relative errors."""
     measured = [(cost, seconds) for cost, seconds in samples if seconds > 0]
     if not measured:
         return 0.0, 0.0, 0.0
-    columns = np.array([[1.0, cost.macs, cost.bytes] for cost, _ in measured])
+    columns = np.array([terms(cost) for cost, _ in measured])
     seconds = np.array([seconds for _, seconds in measured])
     scaled = columns / seconds[:, None]
     size = np.maximum(np.abs(scaled).max(axis=0), 1e-300)

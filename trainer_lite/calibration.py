@@ -8,23 +8,25 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edge_runtime.codecs import CODECS
 from edge_runtime.features import FeatureFolder
-from edge_runtime.flops import Cost
 from edge_runtime.made_up import write_made_up
 from trainer_lite.board import Board, Sample, fit
+from trainer_lite.build import StepShape
 from trainer_lite.clocks import Measured
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import PATCH, prepare
+from trainer_lite.forecast import forecast
 from trainer_lite.profiler import Profile, profile, step_seconds
 from trainer_lite.rates import measure_rates
+from trainer_lite.trainer import Trainer
 
-STEPS = 5
+STEPS = 11
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,22 @@ SHAPES = [
     Shape(197, 192, blocks=3),
     Shape(197, 192, rank=16, heads=4, pool="cls", codec="int8"),
     Shape(197, 384, rank=4, codec="float32", drop_path=0.1),
+    Shape(197, 384, rank=4, heads=4),
     Shape(197, 768, classes=100, codec="float32"),
     Shape(197, 768, rank=16, blocks=3, pool="cls", drop_path=0.1),
     Shape(257, 1024, blocks=3, codec="int8"),
-    Shape(50, 192, kind="linear"),
+    Shape(50, 192, kind="linear", codec="float32", batch=32),
     Shape(50, 384, codec="int4"),
     Shape(197, 192, blocks=1, codec="int4"),
     Shape(197, 768, kind="linear", classes=100, codec="float32"),
+    Shape(257, 1024, kind="linear"),
     Shape(197, 192, blocks=3, kind="segmentation", classes=5),
     Shape(50, 768, kind="segmentation", classes=40, batch=16),
 ]
 
 LANE_SHAPE = Shape(197, 384, blocks=4, batch=16)
+RUN_SHAPE = Shape(17, 96, kind="linear")  # whose operations take next to nothing
+RUN_BATCHES, RUN_IMAGES, RUN_EPOCHS = (8, 64), 512, 20
 
 
 def calibrate(folder: Path, advance: Callable[[int, str], None]) -> Board:
@@ -83,13 +89,17 @@ def calibrate(folder: Path, advance: Callable[[int, str], None]) -> Board:
         advance(1, f"{shape.tokens} x {shape.embed_dim}")
     speedups = measure_speedups(folder)
     advance(1, "threads")
-    return Board(
+    board = Board(
         machine=machine(),
         rates=rates,
         kinds={kind: fit(found) for kind, found in sorted(samples.items())},
         between=max(0.0, statistics.median(between)),
+        step=0.0,
+        image=0.0,
         speedups=speedups,
     )
+    step, image = measure_run(board, folder)
+    return replace(board, step=step, image=image)
 
 
 def measure_shape(shape: Shape, folder: Path) -> Profile:
@@ -104,7 +114,7 @@ def measure_shape(shape: Shape, folder: Path) -> Profile:
         drop_path=shape.drop_path,
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
-        data = prepare(config, made_up(shape, Path(temporary)))
+        data = prepare(config, made_up(shape, Path(temporary), 2 * shape.batch))
         return profile(data.adaptor, config, data.source, STEPS)
 
 
@@ -114,17 +124,35 @@ def measure_speedups(folder: Path) -> dict[str, float]:
     counts = sorted({1, cores} | {1 << n for n in range(8) if 1 << n < cores})
     config = TrainConfig(batch_size=LANE_SHAPE.batch)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
-        data = prepare(config, made_up(LANE_SHAPE, Path(temporary)))
+        data = prepare(config, made_up(LANE_SHAPE, Path(temporary), 2 * LANE_SHAPE.batch))
         seconds = {n: step_seconds(data.adaptor, config, data.source, n, STEPS) for n in counts}
     return {str(n): seconds[1] / seconds[n] for n in counts}
 
 
-def made_up(shape: Shape, folder: Path) -> FeatureFolder:
-    """Features of that shape, two batches of them."""
+def measure_run(board: Board, folder: Path) -> tuple[float, float]:
+    """Seconds of a run beside its operations, as `board` tells them: a step, and an image."""
+    steps, rest = [], []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrate-") as temporary:
+        features = made_up(RUN_SHAPE, Path(temporary), RUN_IMAGES)
+        for batch in RUN_BATCHES:
+            config = TrainConfig(kind=RUN_SHAPE.kind, batch_size=batch, epochs=RUN_EPOCHS)
+            data = prepare(config, features)
+            result = Trainer(config).fit(features)
+            epoch = statistics.median(RUN_IMAGES / report.rate for report in result.history)
+            shape = StepShape(batch, result.plan.tile_images)
+            told = forecast(board, data.adaptor, data.source, None, shape).training
+            steps.append(-(-RUN_IMAGES // batch))
+            rest.append(epoch - told)
+    step = max(0.0, (rest[0] - rest[1]) / (steps[0] - steps[1]))
+    return step, max(0.0, (rest[1] - step * steps[1]) / RUN_IMAGES)
+
+
+def made_up(shape: Shape, folder: Path, rows: int) -> FeatureFolder:
+    """Features of that shape."""
     return write_made_up(
         folder,
         CODECS[shape.codec],
-        rows=2 * shape.batch,
+        rows=rows,
         tokens=shape.tokens,
         embed_dim=shape.embed_dim,
         classes=shape.classes,
@@ -134,9 +162,7 @@ def made_up(shape: Shape, folder: Path) -> FeatureFolder:
 
 def sample(measured: Measured) -> Sample:
     """One run of an operation: its cost and its seconds."""
-    cost, runs = measured.cost, measured.runs
-    one = Cost(cost.macs // runs, cost.flops // runs, cost.bytes // runs)
-    return one, measured.seconds / runs
+    return measured.cost.over(measured.runs), measured.seconds / measured.runs
 
 
 def machine() -> dict[str, str | int]:

@@ -10,7 +10,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,11 +91,13 @@ def describe(program: Program, names: Names) -> list[Operation]:
         arrays = touched[: len(touched) - len(uses)] or list(uses)
         label = getattr(function, "__name__", type(function).__name__).strip("_")
         out = names.of(arrays[0 if label in FIRST else -1]) if arrays else None
+        cost = operation_cost(function, arguments, uses)
         if label == "read":  # z, norms, scratch: how long it takes depends on the codec
             bits = max(1, 8 * uses[2].size // uses[0].size)  # and a little for the scales
             label = f"read {1 << bits.bit_length() - 1} bits an entry"
+            cost = replace(cost, images=len(uses[0]))
         name = f"{label} -> {out}" if out else label
-        found.append(Operation(section, name, operation_cost(function, arguments, uses)))
+        found.append(Operation(section, name, cost))
     return found
 
 
@@ -143,12 +145,7 @@ def measure(
     for group in clocked:
         for same in zip(*(zip(timed, operations) for timed, operations in group)):
             seconds = sum(statistics.median(samples[id(clock)]) for clock, _ in same)
-            costs = [(clock.runs, operation.cost) for clock, operation in same]
-            total = Cost(
-                sum(runs * cost.macs for runs, cost in costs),
-                sum(runs * cost.flops for runs, cost in costs),
-                sum(runs * cost.bytes for runs, cost in costs),
-            )
+            total = Cost.total((clock.runs, operation.cost) for clock, operation in same)
             runs = sum(clock.runs for clock, _ in same)
             found.append(Measured(same[0][1], runs, total, max(0.0, seconds)))
     return found, statistics.median(totals)

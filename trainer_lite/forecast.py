@@ -70,6 +70,7 @@ def forecast(
         predictor = Predictor(weights, other, shape.tile, scratch, mask_size=size)
         operations = describe(predictor.tile, Names(parameters, workspace, other))
         validation = len(val.labels) / shape.tile * total(board, operations) / speedup
+    seconds += steps * board.step + rows * board.image
     return Forecast(
         seconds + storage_seconds(board, source),
         validation + (storage_seconds(board, val) if val is not None else 0.0),

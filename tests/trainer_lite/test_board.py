@@ -36,6 +36,21 @@ def test_a_fit_recovers_what_made_the_samples() -> None:
     assert fit(samples) == pytest.approx((2e-6, 3e-10, 5e-11), rel=1e-4)
 
 
+def test_images_count_where_they_are_read_one_by_one() -> None:
+    costs = [Cost(0, 0, b, images=n) for n, b in ((1, 900), (16, 5000), (2, 30000), (64, 50))]
+    samples = [(c, 2e-5 + 4e-6 * c.images + 8e-11 * c.bytes) for c in costs]
+    assert fit(samples) == pytest.approx((2e-5, 4e-6, 8e-11), rel=1e-4)
+
+
+def test_a_runs_own_time_counts(board: Board) -> None:
+    config = TrainConfig(batch_size=8)
+    data = prepare_shape(config, CODECS["float16"], 50, 96, 4, 100)
+    shape = StepShape(batch=8, tile=8)
+    bare, slow = replace(board, step=0.0, image=0.0), replace(board, step=0.5, image=0.25)
+    times = [forecast(b, data.adaptor, data.source, None, shape).training for b in (bare, slow)]
+    assert times[1] - times[0] == pytest.approx(13 * 0.5 + 100 * 0.25)
+
+
 @pytest.mark.parametrize("seconds", [[1e-6], [3e-6, 2e-6, 1e-6], [0.0, 0.0]])
 def test_a_fit_is_never_negative(seconds: list[float]) -> None:
     samples = [(Cost(100 * i, 200 * i, 10 * i), s) for i, s in enumerate(seconds)]
@@ -59,6 +74,8 @@ def test_the_file_gives_back_what_was_measured(board: Board, tmp_path: Path) -> 
         lambda c: c["rates"].update(cache_bytes=0),
         lambda c: c["rates"].pop("storage_bytes"),
         lambda c: c.update(between="fast"),
+        lambda c: c.pop("step"),
+        lambda c: c.update(image=-1),
         lambda c: c.update(speedups={}),
         lambda c: c.update(format="edgetune.adaptor"),
         lambda c: c.update(version=2),
@@ -85,6 +102,7 @@ def test_an_operation_that_was_not_calibrated_is_named(board: Board) -> None:
     [
         {},
         {"heads": 2, "drop_path": 0.2},
+        {"heads": 4},
         {"pool": "cls", "blocks": 1},
         {"kind": "linear"},
         {"kind": "linear", "pool": "cls"},

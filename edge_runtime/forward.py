@@ -45,7 +45,8 @@ class BlockBuffers:
         self.stream_u = self.projected[3 * r :]  # u_l U_l^T, (r, T); empty in the last block
         self.rstd = space.array(f"{name}.rstd", (t,))
         self.q = space.array(f"{name}.q", (heads, e, t))
-        self.k = space.array(f"{name}.k", (heads, e, t))
+        # without its bias, which adds the same to all scores of a query: softmax does not see it
+        self.k = self.normed[r : 2 * r].reshape(heads, e, t)
         self.v1 = space.array(f"{name}.v1", (heads, e + 1, t))  # v and a row of ones
         self.scores = space.array(f"{name}.scores", (images, heads, n, n))
         self.inverse_sum = space.array(f"{name}.inverse_sum", (images, heads, n))
@@ -69,8 +70,9 @@ class ForwardPass:
         keep: give each block its own buffers, so that a backward pass can follow.
 
     Set `z` (T, d), decoded features, and `norms` (T,), their centred squared norms, before each
-    run; `logits` holds the result: (B, K), or (K, T) where every token has its own; prefix tokens
-    have some there, too, which mean nothing.
+    run: `variance` is made of them in place, LayerNorm's of the stream, eps included. `logits`
+    holds the result: (B, K), or (K, T) where every token has its own; prefix tokens have some
+    there, too, which mean nothing.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class ForwardPass:
         d, r, n, depth = config.embed_dim, config.rank, config.tokens, config.blocks
         t, c = images * n, config.product_rows
         self.z = workspace.array("z", (t, d))
-        self.norms = workspace.array("norms", (t,))
+        self.norms = self.variance = workspace.array("norms", (t,))
         self.x = workspace.array("x", (c, t))
         self.h = workspace.array("h", (depth * r, t))
         self.blocks = [BlockBuffers(self, index, keep) for index in range(depth)]
@@ -131,8 +133,10 @@ class ForwardPass:
         self.emit_norms(program, norms)
 
     def emit_norms(self, program: Program, norms: Array) -> None:
-        """Takes up the features' norms; the stream's are made of them in place."""
-        program.emit(np.multiply, norms, self.config.input_rms**-2.0, self.norms)
+        """Takes up the features' norms: the variance of the stream's tokens."""
+        config = self.config
+        program.emit(np.multiply, norms, config.input_rms**-2.0 / config.embed_dim, self.variance)
+        program.emit(np.add, self.variance, config.norm_eps, self.variance)
 
     def emit_after_product(self, program: Program, pooled_z: Array | None = None) -> None:
         """Appends all that follows from x and norms.
@@ -158,19 +162,17 @@ class ForwardPass:
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
         """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""
-        config, weights = self.config, self.weights
-        r = config.rank
+        weights, r = self.weights, self.config.rank
         if index:
             before = slice(0, r * index)
             mixed = self.workspace.array("mixed", (4 * r, self.z.shape[0]))[: len(block.projected)]
             program.emit(np.matmul, weights.cross[before, block.rows].T, self.h[before], mixed)
             program.emit(np.add, block.projected, mixed, block.projected)
-        program.emit(ops.inverse_sigma, self.norms, config.embed_dim, config.norm_eps, block.rstd)
+        program.emit(ops.inverse_root, self.variance, block.rstd)
         program.emit(np.multiply, block.normed, block.rstd, block.normed)
         bias = weights.bias[index][:, None]
-        q, k, v = (block.normed[i * r : (i + 1) * r] for i in range(3))
+        q, v = block.normed[:r], block.normed[2 * r :]
         program.emit(np.add, q, bias[:r], block.q.reshape(r, -1))
-        program.emit(np.add, k, bias[r : 2 * r], block.k.reshape(r, -1))
         shape = block.q.shape
         program.emit(
             np.add, v.reshape(shape), bias[2 * r :].reshape(shape[0], -1, 1), block.v1[:, :-1]
@@ -194,19 +196,20 @@ class ForwardPass:
         program.emit(np.multiply, summed[:, :, :e], block.scale[:, :, None], h)
 
     def _emit_stream_norm(self, program: Program, index: int, block: BlockBuffers) -> None:
-        """|u_{l+1}|^2 = |u_l|^2 + H (2 u_l U^T + H G), row by row, clamped at 0."""
-        r = self.config.rank
+        """|u_{l+1}|^2 = |u_l|^2 + H (2 u_l U^T + H G) a row, at least 0; over d, plus eps."""
+        config, r = self.config, self.config.rank
         own = slice(r * index, r * (index + 1))
         gram = self.weights.cross[own, block.rows.start + 3 * r : block.rows.stop]
         work = self.workspace.array("rank_work", block.h.shape)
-        added = self.workspace.array("added", self.norms.shape)
+        added = self.workspace.array("added", self.variance.shape)
+        share = np.full(r, 1.0 / config.embed_dim, work.dtype)
         program.emit(np.matmul, gram, block.h, work)
         program.emit(np.add, work, block.stream_u, work)
         program.emit(np.add, work, block.stream_u, work)
         program.emit(np.multiply, work, block.h, work)
-        program.emit(ops.sum_channels, work, added)
-        program.emit(np.add, self.norms, added, self.norms)
-        program.emit(ops.clamp_at_zero, self.norms)
+        program.emit(ops.weigh_channels, share, work, added)
+        program.emit(np.add, self.variance, added, self.variance)
+        program.emit(ops.clamp, self.variance, config.norm_eps)
 
     def _emit_token_head(self, program: Program) -> None:
         """LN(u_L) of every token, linear to the classes: the bracket of one block more."""
@@ -216,9 +219,7 @@ class ForwardPass:
             cross = weights.cross[:, config.product_rows - config.classes :]
             program.emit(np.matmul, cross.T, self.h, mixed)
             program.emit(np.add, normed, mixed, normed)
-        program.emit(
-            ops.inverse_sigma, self.norms, config.embed_dim, config.norm_eps, self.head_rstd
-        )
+        program.emit(ops.inverse_root, self.variance, self.head_rstd)
         program.emit(np.multiply, normed, self.head_rstd, normed)
         program.emit(np.add, normed, weights.head_bias[:, None], self.logits)
 

@@ -39,7 +39,7 @@ class BackwardPass:
             pooled = (config.blocks * config.rank, images * len(config.pools))
             self.pooled_dh = workspace.array("pooled_dh", pooled)
         self.e = workspace.array("e", (c, t))  # dP rows and -C H rows, laid out as x
-        self.later_c = workspace.array("later_c", (t,))  # C_l: sum of c over the blocks after l
+        self.later_c = workspace.array("later_c", (t,))  # -C_l: sum of c over the blocks after l
 
     def emit(self, program: Program) -> None:
         """Appends the whole backward pass."""
@@ -82,7 +82,8 @@ class BackwardPass:
         """As back through the q, k, v of a block: dP = dY / sigma into e, and c."""
         forward, config, sums = self.forward, self.forward.config, self.sums
         dbias = self.workspace.array("head.dbias", (config.classes,))
-        program.emit(ops.sum_tokens, self.dlogits, dbias)
+        ones = np.ones(self.dlogits.shape[1], self.dlogits.dtype)
+        program.emit(ops.sum_tokens, self.dlogits, ones, dbias)
         program.emit(np.add, sums.dhead_bias, dbias, sums.dhead_bias)
         dp = self.e[config.product_rows - config.classes :]
         program.emit(np.multiply, self.dlogits, forward.head_rstd, dp)
@@ -101,7 +102,7 @@ class BackwardPass:
             work = self.workspace.array("rank_work", dh.shape)
             program.emit(np.matmul, forward.weights.cross[own, later], self.e[later], dh)
             program.emit(np.multiply, block.stream_u, self.later_c, work)
-            program.emit(np.subtract, dh, work, dh)
+            program.emit(np.add, dh, work, dh)
         else:
             program.emit(ops.fill, dh, 0.0)
         if config.dense:
@@ -126,7 +127,6 @@ class BackwardPass:
         images, n = forward.images, forward.config.tokens
         heads, e, t = block.q.shape
         right = space.array("dh_over_sum", (images, heads, e + 1, n))
-        product = space.array("h_dh", (images, heads, e, n))
         dscores = space.array("dscores", block.scores.shape)
         dqkv = space.array("dqkv", (3, heads, e, t))
         dq, dk, dv = (block.by_image(part, images) for part in dqkv)
@@ -135,11 +135,13 @@ class BackwardPass:
         x_rows = space.array("attention.x_rows", (images, heads, n, e))
         rows = space.array("attention.rows", (images, heads, n, e))
         delta = right[:, :, e]
-        program.emit(np.multiply, h, dh, product)
-        program.emit(np.add.reduce, product, 2, None, delta)
-        program.emit(np.multiply, delta, block.inverse_sum, delta)
-        program.emit(np.negative, delta, delta)
         program.emit(np.multiply, dh, block.scale[:, :, None], right[:, :, :e])
+        if block.scale is block.inverse_sum:
+            program.emit(ops.sum_channel_products, h, right[:, :, :e], delta)
+        else:  # drop-path's factor is in h as well
+            program.emit(ops.sum_channel_products, h, dh, delta)
+            program.emit(np.multiply, delta, block.inverse_sum, delta)
+        program.emit(np.negative, delta, delta)
         program.emit(ops.times_transposed, right[:, :, :e], block.scores, x_rows, rows, dv)
         if ops.LOG_BASE != 1:
             program.emit(np.multiply, right, ops.LOG_BASE, right)
@@ -155,7 +157,7 @@ class BackwardPass:
         """dP = dY / sigma into e, and c_l."""
         r = self.forward.config.rank
         dbias = self.workspace.array("dbias", (3 * r,))
-        program.emit(ops.sum_tokens, dqkv, dbias)
+        program.emit(ops.sum_tokens, dqkv, np.ones(dqkv.shape[1], dqkv.dtype), dbias)
         program.emit(np.add, self.sums.dbias[index], dbias, self.sums.dbias[index])
         dp = self.e[block.rows.start : block.rows.start + 3 * r]
         program.emit(np.multiply, dqkv, block.rstd, dp)
@@ -172,16 +174,15 @@ class BackwardPass:
         rstd: Array,
         work: Array,
     ) -> None:
-        """c of a bracket, and -C H of the block before it, now that its C is known."""
+        """-c of a bracket, and -C H of the block before it, now that its C is known."""
         c = self.workspace.array("added", self.later_c.shape)
+        share = np.full(len(dp), -1.0 / self.forward.config.embed_dim, dp.dtype)
         program.emit(np.multiply, dp, normed, work)
-        program.emit(ops.sum_channels, work, c)
+        program.emit(ops.weigh_channels, share, work, c)
         program.emit(np.multiply, c, rstd, c)
-        program.emit(np.multiply, c, 1.0 / self.forward.config.embed_dim, c)
         program.emit(np.add, self.later_c, c, self.later_c)
         e_u = self.e[before.rows.stop - self.forward.config.rank : before.rows.stop]
         program.emit(np.multiply, before.h, self.later_c, e_u)
-        program.emit(np.negative, e_u, e_u)
 
     def _emit_products(self, program: Program) -> None:
         """The product with the features, e z, and the small one with H."""

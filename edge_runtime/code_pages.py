@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+READ_ONLY = (b"r--p", b"r-xp")  # and private
+# Entries of a mapping, in kB: pages in memory, those of them that are no file's, those in swap.
+COUNTS = RESIDENT, ANONYMOUS, SWAPPED = b"Rss:", b"Anonymous:", b"Swap:"
 
 
 def release_code_pages() -> bool:
@@ -20,7 +24,7 @@ def release_code_pages() -> bool:
     called once everything is loaded.
 
     Returns:
-        Whether it was done: not where Linux, its list of mappings or ctypes is missing.
+        Whether it was done: not where Linux, its lists of mappings or ctypes are missing.
     """
     if sys.platform != "linux":
         return False
@@ -29,45 +33,52 @@ def release_code_pages() -> bool:
 
         madvise = ctypes.CDLL(None).madvise
         with open("/proc/self/maps", "rb") as maps, open("/proc/self/smaps", "rb") as smaps:
-            found = list(unwritten(smaps, set(maps)))
+            found = unwritten(smaps, maps)
     except (ImportError, OSError, AttributeError):
         return False
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for start, end in found:
         madvise(start, end - start, mmap.MADV_DONTNEED)  # refused, it leaves all as it was
-    return True
+    return bool(found)
 
 
-def unwritten(smaps: Iterable[bytes], maps: set[bytes]) -> Iterator[tuple[int, int]]:
+def unwritten(smaps: Iterable[bytes], maps: Iterable[bytes]) -> list[tuple[int, int]]:
     """(start, end) of private read-only mappings of files all of whose pages are the file's.
 
     A page that was written before it became read-only (a relocation, a breakpoint) exists in
-    memory or swap alone: a mapping that has one is left out, whole.
+    memory or swap alone: a mapping that has one is left out, whole. An emulator may show its own
+    process in one of the two lists, or make up counts: nothing is believed unless both list the
+    same mappings of files, and some mapping has pages of no file, as every process has.
 
     Args:
-        smaps: lines of /proc/PID/smaps (see proc_pid_smaps(5)).
-        maps: those of /proc/PID/maps. A mapping must be in both: an emulator may make up one of
-            the two for the process that it emulates, and leave the other as its own.
+        smaps: lines of /proc/PID/smaps (see proc_pid_smaps(5)). maps: those of /proc/PID/maps.
     """
-    region, written = None, False
+    mappings: dict[bytes, dict[bytes, int]] = {}
+    counts: dict[bytes, int] = {}
     for line in smaps:
-        key = line.split(None, 1)[0]
+        key, *values = line.split(None, 2)
         if not key.endswith(b":"):
-            if region is not None and not written:
-                yield region
-            region, written = read_only_file(line) if line in maps else None, False
-        elif key in (b"Anonymous:", b"Swap:"):
-            written |= line.split()[1] != b"0"
-    if region is not None and not written:
-        yield region
+            counts = mappings[line] = dict.fromkeys(COUNTS, 0)
+        elif key in counts:
+            counts[key] = int(values[0])
+    if [line for line in mappings if path_of(line)] != [line for line in maps if path_of(line)]:
+        return []
+    if not any(own[ANONYMOUS] for own in mappings.values()):
+        return []
+    return [
+        region_of(line)
+        for line, own in mappings.items()
+        if path_of(line) and line.split()[1] in READ_ONLY
+        if own[RESIDENT] and not (own[ANONYMOUS] or own[SWAPPED])
+    ]
 
 
-def read_only_file(line: bytes) -> tuple[int, int] | None:
-    """(start, end) of a line of /proc/PID/maps, where it is a file's, private and not writable."""
-    place, permissions, _, _, _, *path = line.split(None, 5)
-    if not path or not path[0].startswith(b"/"):
-        return None
-    if permissions[1:2] != b"-" or permissions[3:4] != b"p":
-        return None
-    start, _, end = place.partition(b"-")
+def path_of(line: bytes) -> bytes:
+    """The file that a line of /proc/PID/maps names; empty where there is none."""
+    return line.partition(b"/")[2]
+
+
+def region_of(line: bytes) -> tuple[int, int]:
+    """(start, end) of a line of /proc/PID/maps."""
+    start, _, end = line.split(None, 1)[0].partition(b"-")
     return int(start, 16), int(end, 16)

@@ -10,13 +10,17 @@ import pytest
 from edge_runtime.code_pages import unwritten
 
 LIBRARY = b"7f00000000-7f00002000 r-xp 00001000 08:01 99    /usr/lib/a library.so\n"
-COUNTS = (b"Size: 8 kB\n", b"Rss: 8 kB\n")
 CLEAN = (b"Anonymous:             0 kB\n", b"Swap:                  0 kB\n")
+HEAP = (
+    b"5500000000-5500001000 rw-p 00000000 00:00 0    [heap]\n",
+    b"Rss: 4 kB\n",
+    b"Anonymous: 4 kB\n",
+)
 
 
 def found(line: bytes, counts: tuple[bytes, ...] = CLEAN, maps: tuple[bytes, ...] = ()) -> object:
-    smaps = [line, *COUNTS, *counts, b"VmFlags: rd ex mr mw me\n"]
-    return list(unwritten(smaps, set(maps) or {line}))
+    smaps = [*HEAP, line, b"Size: 8 kB\n", b"Rss: 8 kB\n", *counts, b"VmFlags: rd ex mr mw me\n"]
+    return unwritten(smaps, [HEAP[0], *(maps or (line,))])
 
 
 def test_code_of_a_library_is_found() -> None:
@@ -38,21 +42,33 @@ def test_other_memory_is_left_alone(line: bytes) -> None:
     assert found(line) == []
 
 
-@pytest.mark.parametrize("written", [b"Anonymous:  4 kB\n", b"Swap:  4 kB\n"])
-def test_a_mapping_with_a_page_that_exists_nowhere_else_is_left_alone(written: bytes) -> None:
-    assert found(LIBRARY, (*CLEAN, written)) == []
-    assert found(LIBRARY, (written, *CLEAN)) == []
+@pytest.mark.parametrize("key", [b"Anonymous:", b"Swap:"])
+def test_a_mapping_with_a_page_that_exists_nowhere_else_is_left_alone(key: bytes) -> None:
+    assert (
+        found(LIBRARY, tuple(b"%b 4 kB\n" % key if key in line else line for line in CLEAN)) == []
+    )
 
 
-def test_a_mapping_of_another_process_is_left_alone() -> None:
-    assert found(LIBRARY, maps=(LIBRARY.replace(b"7f0", b"7e0"),)) == []
+def test_lists_of_two_processes_are_not_believed() -> None:
+    """qemu 7.2 shows maps of the program it runs, but smaps of itself, a page further on."""
+    other = LIBRARY.replace(b"7f0", b"7e0")
+    assert found(LIBRARY, maps=(other,)) == []
+    assert found(LIBRARY, maps=(LIBRARY, other)) == []
+    assert unwritten([*HEAP, other, LIBRARY, b"Rss: 8 kB\n", *CLEAN], [LIBRARY]) == []
 
 
 def test_each_mapping_counts_by_itself() -> None:
     other = LIBRARY.replace(b"7f0", b"7e0")
-    smaps = [other, b"Anonymous: 4 kB\n", LIBRARY, *CLEAN, other, *CLEAN]
-    place = (0x7F00000000, 0x7F00002000), (0x7E00000000, 0x7E00002000)
-    assert list(unwritten(smaps, {other, LIBRARY})) == list(place)
+    rss = b"Rss: 8 kB\n"
+    smaps = [other, rss, b"Anonymous: 4 kB\n", LIBRARY, rss, *CLEAN]
+    assert unwritten(smaps, [other, LIBRARY]) == [(0x7F00000000, 0x7F00002000)]
+
+
+def test_counts_that_an_emulator_made_up_are_not_believed() -> None:
+    nothing = (b"Rss: 0 kB\n", *CLEAN)
+    assert unwritten([HEAP[0], *nothing, LIBRARY, *nothing], [HEAP[0], LIBRARY]) == []
+    assert unwritten([HEAP[0], *CLEAN, LIBRARY, b"Rss: 8 kB\n", *CLEAN], [LIBRARY]) == []
+    assert unwritten([*HEAP, LIBRARY, *nothing], [LIBRARY]) == []
 
 
 PROGRAM = """

@@ -224,7 +224,7 @@ def as_table(content: dict[str, Any]) -> str:
     ]
     lines += [line(f"  {b['name']}", b["bytes"]) for b in content["arena_buffers"][:SHOWN]]
     lines += [
-        line("Python objects", content["object_bytes"], "estimated"),
+        line("Python objects, code", content["object_bytes"], "estimated"),
         line("predicted peak RSS", content["predicted_peak_rss_bytes"]),
         line("least budget", content["least_budget_bytes"], "a tile of 1 image"),
         line("address space", content["address_space_bytes"], "ulimit -v"),

@@ -35,14 +35,14 @@ Json = dict[str, Any]
 PARTS = (  # as MemoryPlan names them, for people, and their colours
     ("baseline_bytes", "process before training", "var(--soft)"),
     ("blas_bytes", "BLAS work space", "var(--s5)"),
-    ("object_bytes", "Python objects", "var(--s6)"),
+    ("object_bytes", "Python objects, code", "var(--s6)"),
     ("parameter_bytes", "parameters and optimiser", "var(--s4)"),
     ("weights_bytes", "fused weights", "var(--s3)"),
     ("arena_bytes", "arena", "var(--s1)"),
 )
 ABOUT_MEMORY = (
-    "Of the whole process. The parts are what was predicted before the run began; the line is the "
-    "peak RSS (VmHWM) that was measured at its end."
+    "Of the whole process. The parts are what was predicted before the run began, and of a small "
+    "run come to less than loading it took; the line is the peak RSS (VmHWM) measured at its end."
 )
 LEAST_SHARE = 0.01  # of a stage's time that gets a bar of its own
 STAGES = (("training", "A training step"), ("inference", "One image's inference"))

@@ -40,7 +40,8 @@ def test_it_tells_what_the_run_reported(trained: tuple[Path, Any], name: str) ->
     assert memory["peak_rss_bytes"] == summary["peak_rss_bytes"]
     parts = ("baseline", "blas", "object", "parameter", "weights", "arena")
     whole = sum(memory[f"{part}_bytes"] for part in parts)
-    assert whole == memory["predicted_peak_rss_bytes"] == summary["predicted_peak_rss_bytes"]
+    assert memory["predicted_peak_rss_bytes"] == summary["predicted_peak_rss_bytes"]
+    assert whole <= memory["predicted_peak_rss_bytes"]  # no less than this process took before
     assert str(root) not in (root / "a.history.json").read_text()
 
 
@@ -137,7 +138,8 @@ def test_a_run_that_was_stopped_leaves_the_epochs_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, out = write_features(tmp_path / "features").path, tmp_path / "d.st"
-    asked = iter([0] * 7)  # an epoch is 3 steps: the third epoch's second passes the budget
+    # once by the plan; an epoch is 3 steps: the third epoch's second passes the budget
+    asked = iter([0] * 8)
     monkeypatch.setattr("trainer_lite.budget.peak_rss_bytes", lambda: next(asked, 1 << 40))
     found = edgetune("train", features, "--out", out, *FAST, "--memory-budget", "8GiB")
     assert found.exit_code == 1 and "what was learnt so far is in" in found.stderr

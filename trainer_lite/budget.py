@@ -46,7 +46,7 @@ SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 192 << 10  # by which one process's start differs from the next one's
-PIXEL_WORK = 256 << 10  # what reading, checking and counting of masks takes in passing
+PIXEL_WORK = 64 << 10  # what reading, checking and counting of masks takes in passing
 COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
 

@@ -281,7 +281,15 @@ def backbone_seeds() -> list[bytes]:
 
 def board_seeds() -> list[bytes]:
     names = ("square_flops", "cache_bytes", "memory_bytes", "exp_entries", "storage_bytes")
-    made = Board({"cores": 2}, dict.fromkeys(names, 1e9), {"a": (1.0, 0.0, 2.0)}, 0.0, 0.0, 0.0, {"1": 1.0})
+    made = Board(
+        machine={"cores": 2},
+        rates=dict.fromkeys(names, 1e9),
+        kinds={"a": (1.0, 0.0, 2.0)},
+        between=0.0,
+        step=0.0,
+        image=0.0,
+        speedups={"1": 1.0},
+    )
     made.save(folder() / "seed.json")
     return [(folder() / "seed.json").read_bytes()]
 

@@ -40,12 +40,15 @@ from trainer_lite.threads import side_by_side
 # those of each operation of its programs (a tuple, its views of buffers).
 RUN_OBJECTS = 512 << 10
 OPERATION_OBJECTS = 768
-CODE_PAGES = 768 << 10  # of program files, that a run reads and its rehearsal did not
+# Of program files, that a run reads and its rehearsal did not: less where masks are rehearsed, too,
+# and nothing where lanes are, as a run then reads less than its rehearsal.
+CODE_PAGES = 768 << 10
 BLAS_ROWS = 512  # BLAS packs blocks of some hundred rows; more takes no more
 SPACE_MARGIN = 12 << 20  # objects, and what BLAS and malloc reserve in passing
 LANE_SPACE = 104 << 20  # that BLAS and malloc reserve for another lane, and its stack
 SPACE_JITTER = 2 << 20  # by which what processes map differs, and `train` from `plan`
 JITTER = 192 << 10  # by which one process's start differs from the next one's
+LOADING_JITTER = 640 << 10  # by which the peak of its loading does
 PIXEL_WORK = 64 << 10  # what reading, checking and counting of masks takes in passing
 COUNTS = 3  # as large as the confusion of pixels: it, that of a strip, and their sum
 VECTORS = 3  # as large as the parameters: they, and AdamW's two moments
@@ -58,6 +61,7 @@ class MemoryPlan:
     tile_images: int
     step: StepPlan
     loading_bytes: int
+    loading_room: int
     baseline_bytes: int
     blas_bytes: int
     parameter_bytes: int
@@ -87,19 +91,24 @@ class MemoryPlan:
     @property
     def object_bytes(self) -> int:
         """Python's own objects and code; of lanes that evaluate pixels, counts and weights."""
-        return RUN_OBJECTS + CODE_PAGES + OPERATION_OBJECTS * self.operations + self.pixel_bytes
+        code = CODE_PAGES // (2 if self.pixel_bytes else 1) if self.lanes == 1 else 0
+        return RUN_OBJECTS + code + OPERATION_OBJECTS * self.operations + self.pixel_bytes
+
+    @property
+    def run_bytes(self) -> int:
+        """The most that training holds, loading left out."""
+        held = self.baseline_bytes + self.blas_bytes + self.object_bytes
+        return held + self.parameter_bytes + self.weights_bytes + self.arena_bytes
 
     @property
     def predicted_peak_rss_bytes(self) -> int:
         """What VmHWM will read at the end, or a little more: no less than it reads already."""
-        held = self.baseline_bytes + self.blas_bytes + self.object_bytes
-        run = held + self.parameter_bytes + self.weights_bytes + self.arena_bytes
-        return max(run, self.loading_bytes)
+        return max(self.run_bytes, self.loading_bytes + self.loading_room)
 
     @property
     def budget_bytes(self) -> int:
         """A budget that another process with the same options will accept and keep."""
-        return self.predicted_peak_rss_bytes + JITTER
+        return max(self.run_bytes + JITTER, self.loading_bytes + LOADING_JITTER)
 
     @property
     def mapped_bytes(self) -> int:
@@ -130,6 +139,7 @@ class Planner:
         source: what is trained on. evaluated: what is evaluated on in between or at the end.
         keep_best: whether a copy of the best parameters is held in memory.
         threads: the most lanes that a plan may have.
+        elsewhere: whether the run will be another process's, whose loading may take more.
     """
 
     def __init__(
@@ -141,6 +151,7 @@ class Planner:
         *,
         keep_best: bool = False,
         threads: int = 1,
+        elsewhere: bool = False,
     ):
         self.adaptor, self.training = adaptor, training
         self.source, self.evaluated = source, evaluated
@@ -149,6 +160,7 @@ class Planner:
         rehearse(adaptor, threads)  # maps again what a run reads
         gc.collect()  # programs refer to themselves
         self.baseline_bytes, self.loading_bytes = rss_bytes(), peak_rss_bytes()
+        self.loading_room = LOADING_JITTER if elsewhere else 0
         self.held_space_bytes, self.held_data_bytes = address_space_bytes(), data_segment_bytes()
         self._blas_bytes = 0
 
@@ -215,6 +227,7 @@ class Planner:
             + step.evaluation_operations * len(evaluated) * lanes,
             step=step,
             loading_bytes=self.loading_bytes,
+            loading_room=self.loading_room,
             baseline_bytes=self.baseline_bytes,
             blas_bytes=self._blas_bytes,
             parameter_bytes=parameter_bytes,

@@ -120,6 +120,7 @@ def plan(
         data.evaluated,
         keep_best=checkpoint is not None and data.val is not None,
         threads=threads,
+        elsewhere=True,
     )
     least = planner.plan(1).budget_bytes
     chosen = choose_tile(planner, memory_budget)

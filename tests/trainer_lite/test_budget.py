@@ -17,7 +17,7 @@ import pytest
 
 from edge_runtime.errors import BudgetError
 from tests.feature_folders import write_features
-from trainer_lite.budget import JITTER, MemoryPlan, Planner, choose_tile, sizes
+from trainer_lite.budget import LOADING_JITTER, MemoryPlan, Planner, choose_tile, sizes
 from trainer_lite.config import TrainConfig
 from trainer_lite.data import prepare_shape
 from trainer_lite.parameters import ParameterSet
@@ -25,9 +25,6 @@ from trainer_lite.parameters import ParameterSet
 ROOT = Path(__file__).parents[2]
 SHAPE = {"tokens": 197, "embed_dim": 192}
 MEBIBYTE = 1 << 20
-# Of predicted over measured; benchmarks/predictions.py finds 1.04. A checkout whose .pyc files are
-# missing is compiled at each start, which leaves room on the heap that a run then uses.
-MOST = 1.06
 NONE: Mapping[str, str] = {}
 
 
@@ -44,7 +41,7 @@ def test_the_peak_with_masks_is_what_was_predicted(
 ) -> None:
     found = trained(masked, tmp_path / "a.safetensors", "--kind", "segmentation", *options)
     ratio = found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"]
-    assert 1.0 <= ratio < MOST
+    assert 1.0 <= ratio < 1.05
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +85,13 @@ def trained(
 def test_the_peak_is_what_was_predicted(features: Path, tmp_path: Path, options: Any) -> None:
     found = trained(features, tmp_path / "a.safetensors", *options)
     ratio = found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"]
-    assert 1.0 <= ratio < MOST
+    assert 1.0 <= ratio < 1.05
 
 
 def test_the_peak_with_checkpoints_is_what_was_predicted(features: Path, tmp_path: Path) -> None:
     saved = ("--checkpoint", tmp_path / "run", "--every", 1)
     plan = json.loads(edgetune("plan", features, *saved[:2], "--json").stdout)
-    budget = plan["least_budget_bytes"] + MEBIBYTE  # for what `tests.faulty` itself loads
+    budget = plan["least_budget_bytes"] + MEBIBYTE // 4  # for what `tests.faulty` itself loads
     options = (*saved, "--resume", "--memory-budget", budget, "--epochs", 8)
     fault = [sys.executable, "-m", "tests.faulty", '{"kill": "replaced", "at": 9}']
     command = (*fault, "train", features, "--out", tmp_path / "a", *options)
@@ -102,7 +99,7 @@ def test_the_peak_with_checkpoints_is_what_was_predicted(features: Path, tmp_pat
     found = trained(features, tmp_path / "a", *options)
     assert found["checkpoints_written"] >= 4
     assert found["peak_rss_bytes"] <= budget
-    assert 1.0 <= found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < MOST
+    assert 1.0 <= found["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < 1.05
 
 
 def test_a_run_from_an_adaptor_is_planned(features: Path, tmp_path: Path) -> None:
@@ -113,8 +110,7 @@ def test_a_run_from_an_adaptor_is_planned(features: Path, tmp_path: Path) -> Non
         found = trained(features, tmp_path / "a.safetensors", "--force", *options)
         assert planned["tile_images"] == found["tile_images"]
         assert planned["arena_bytes"] == found["arena_bytes"]
-        more = planned["predicted_peak_rss_bytes"] - found["peak_rss_bytes"]
-        assert -JITTER <= more < (MOST - 1) * found["peak_rss_bytes"]
+        assert 1 <= planned["predicted_peak_rss_bytes"] / found["peak_rss_bytes"] < 1.05
 
 
 def test_a_smaller_budget_means_smaller_tiles_and_the_same_training(
@@ -183,12 +179,12 @@ main(["train", {str(features)!r}, "--out", {str(tmp_path / "a.st")!r}, "--memory
     assert edgetune("inspect", tmp_path / "a.stopped.st").returncode == 0
 
 
-def planner(**options: Any) -> Planner:
+def planner(*, elsewhere: bool = False, **options: Any) -> Planner:
     config = TrainConfig(**options)
     from edge_runtime.codecs import CODECS
 
     data = prepare_shape(config, CODECS["float16"], 197, 192, 10, 100)
-    made = Planner(data.adaptor, config, data.source, data.evaluated)
+    made = Planner(data.adaptor, config, data.source, data.evaluated, elsewhere=elsewhere)
     made.loading_bytes = 0  # the peak of whatever ran in this process before
     return made
 
@@ -243,9 +239,12 @@ def test_parts_add_up_to_the_prediction() -> None:
 
 
 def test_no_less_is_predicted_than_loading_took() -> None:
-    made = planner()
-    made.loading_bytes = 1 << 40
+    made, other = planner(), planner(elsewhere=True)
+    made.loading_bytes = other.loading_bytes = 1 << 40
     assert made.plan(1).predicted_peak_rss_bytes == 1 << 40
+    assert made.plan(1).budget_bytes == (1 << 40) + LOADING_JITTER
+    assert other.plan(1).predicted_peak_rss_bytes == other.plan(1).budget_bytes
+    assert other.plan(1).budget_bytes == made.plan(1).budget_bytes
     with pytest.raises(BudgetError, match="cannot be kept"):
         choose_tile(made, 1 << 39)
 

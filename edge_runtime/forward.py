@@ -10,11 +10,12 @@ has logits, as rows of `fused` too (docs/adaptor.md, "A class for every token").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from edge_runtime import ops
+from edge_runtime import ops, products
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights
@@ -118,19 +119,12 @@ class ForwardPass:
 
     def emit(self, program: Program) -> None:
         """Appends the whole forward pass."""
+        pooled_z = self.emit_own_pool(program)
         if self.config.product_rows:
             program.section("forward: product with the features")
-            x_rows = self.workspace.array("x_rows", self.x.shape[::-1])
-            right = self.weights.fused[: self.config.product_rows]
-            program.emit(np.matmul, self.z, right.T, x_rows)
-            self.emit_input(program, x_rows, self.norms)
-        self.emit_after_product(program)
-
-    def emit_input(self, program: Program, x_rows: Array, norms: Array) -> None:
-        """Takes up z fused^T, (T, C): the one product that reads the features; and their norms."""
-        program.emit(np.multiply, x_rows, 1.0 / self.config.input_rms, x_rows)
-        program.emit(np.copyto, self.x, x_rows.T)  # old numpy buffers what it also transposes
-        self.emit_norms(program, norms)
+            emit_inputs(program, self.workspace, [self])
+            self.emit_norms(program, self.norms)
+        self.emit_after_product(program, pooled_z)
 
     def emit_norms(self, program: Program, norms: Array) -> None:
         """Takes up the features' norms: the variance of the stream's tokens."""
@@ -138,10 +132,23 @@ class ForwardPass:
         program.emit(np.multiply, norms, config.input_rms**-2.0 / config.embed_dim, self.variance)
         program.emit(np.add, self.variance, config.norm_eps, self.variance)
 
-    def emit_after_product(self, program: Program, pooled_z: Array | None = None) -> None:
+    def emit_own_pool(self, program: Program) -> Array | None:
+        """Appends the pooling of z, while it is in the caches; None where every token has logits.
+
+        Returns:
+            what `emit_after_product` takes.
+        """
+        if self.config.dense:
+            return None
+        pooled_z = self.workspace.array("pooled", (len(self.head_rstd), self.config.embed_dim))
+        program.section("forward: head")
+        self.emit_pool(program, pooled_z)
+        return pooled_z
+
+    def emit_after_product(self, program: Program, pooled_z: Array | None) -> None:
         """Appends all that follows from x and norms.
 
-        `pooled_z` is what `emit_pool` gave, where it was taken already.
+        `pooled_z` is what `emit_pool` gave; None where every token has logits.
         """
         for index, block in enumerate(self.blocks):
             program.section(f"forward: block {index}, q k v")
@@ -152,13 +159,10 @@ class ForwardPass:
                 program.section(f"forward: block {index}, norm of the stream")
                 self._emit_stream_norm(program, index, block)
         program.section("forward: head")
-        if self.config.dense:
-            self._emit_token_head(program)
-            return
         if pooled_z is None:
-            pooled_z = self.workspace.array("pooled", (len(self.head_rstd), self.config.embed_dim))
-            self.emit_pool(program, pooled_z)
-        self._emit_head(program, pooled_z)
+            self._emit_token_head(program)
+        else:
+            self._emit_head(program, pooled_z)
 
     def _emit_projection(self, program: Program, index: int, block: BlockBuffers) -> None:
         """q, k, v of LN(u_l): what the blocks before added to z joins through `cross`."""
@@ -266,6 +270,31 @@ class ForwardPass:
         program.emit(np.add, head_input, parameters["head.norm_bias"], head_input)
         program.emit(np.matmul, head_input, parameters["head.weight"].T, self.logits)
         program.emit(np.add, self.logits, parameters["head.bias"], self.logits)
+
+
+def emit_inputs(program: Program, workspace: Workspace, forwards: Sequence[ForwardPass]) -> None:
+    """Appends x = fused z^T / input_rms of passes on one z, by one product for them all.
+
+    Where that is not cut, it is faster the other way round, and then transposed.
+    """
+    z = forwards[0].z
+    rights = [forward.weights.fused[: forward.config.product_rows] for forward in forwards]
+    right = rights[0] if len(rights) == 1 else np.concatenate(rights)
+    x = forwards[0].x if len(rights) == 1 else workspace.array("wide_x", (len(right), len(z)))
+    cut = products.pieces(right, z.T, x)
+    if not cut:
+        x = workspace.array("wide_x", (len(z), len(right))).T
+    for product in cut or [(z, right.T, x.T)]:
+        program.emit(np.matmul, *product)
+    end = 0
+    for forward in forwards:
+        start, end = end, end + len(forward.x)
+        own, scale = x[start:end], 1.0 / forward.config.input_rms
+        if cut:
+            program.emit(np.multiply, own, scale, forward.x)
+        else:  # in two steps: old numpy buffers what it also transposes
+            program.emit(np.multiply, own, scale, own)
+            program.emit(np.copyto, forward.x, own)
 
 
 def mean_weights(tokens: range, count: int, dtype: Any) -> Array:

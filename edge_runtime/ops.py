@@ -17,15 +17,19 @@ Array = np.ndarray[Any, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def has_avx512() -> bool:
+    """Whether numpy finds AVX-512 in this processor."""
+    core = getattr(np, "_core", None) or np.core
+    return bool(getattr(core._multiarray_umath, "__cpu_features__", {}).get("AVX512_SKX"))
+
+
 def _power() -> tuple[Any, float]:
     """numpy's faster exponential here, and the logarithm of its base.
 
     With AVX-512 numpy's exp2 takes half the time of its exp; elsewhere exp is as fast or faster.
     A score is then held in bits: the factor goes into the queries' weights.
     """
-    core = getattr(np, "_core", None) or np.core
-    features = getattr(core._multiarray_umath, "__cpu_features__", {})
-    return (np.exp2, math.log(2)) if features.get("AVX512_SKX") else (np.exp, 1.0)
+    return (np.exp2, math.log(2)) if has_avx512() else (np.exp, 1.0)
 
 
 POWER, LOG_BASE = _power()

@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.errors import DataError, MismatchError
-from edge_runtime.forward import ForwardPass, default_tile
+from edge_runtime.forward import ForwardPass, default_tile, emit_inputs
 from edge_runtime.metrics import Evaluation, PixelEvaluation, evaluation_of
 from edge_runtime.program import Program, SharingWorkspace, Workspace
 from edge_runtime.sources import FeatureSource
@@ -166,20 +166,17 @@ class InferenceTile:
 
 
 def emit_together(forwards: Sequence[ForwardPass], workspace: Workspace, program: Program) -> None:
-    """Appends several forward passes on one z: a single product, of which each takes its columns.
+    """Appends several forward passes on one z.
 
     The first is the last to take up the norms, which it scales in place.
     """
-    z, norms = forwards[0].z, forwards[0].norms
-    right = np.concatenate([f.weights.fused[: f.config.product_rows] for f in forwards])
-    ends = np.cumsum([forward.config.product_rows for forward in forwards])
-    x_rows = workspace.array("x_rows", (len(z), len(right)))
-    program.emit(np.matmul, z, right.T, x_rows)
-    for forward, end in reversed(list(zip(forwards, ends))):
-        columns = slice(end - forward.config.product_rows, end)
-        forward.emit_input(program, x_rows[:, columns], norms)
-    for forward in forwards:
-        forward.emit_after_product(program)
+    pooled = [forward.emit_own_pool(program) for forward in forwards]
+    program.section("forward: product with the features")
+    emit_inputs(program, workspace, forwards)
+    for forward in reversed(forwards):
+        forward.emit_norms(program, forwards[0].norms)
+    for forward, pooled_z in zip(forwards, pooled):
+        forward.emit_after_product(program, pooled_z)
 
 
 def check_finite(logits: Array) -> None:

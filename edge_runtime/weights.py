@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_runtime import ops
 from edge_runtime.config import AdaptorConfig
+from edge_runtime.products import emit_product
 from edge_runtime.program import Program, Workspace
 
 Array = np.ndarray[Any, Any]
@@ -73,7 +74,7 @@ class FusedWeights:
         for index in range(config.blocks):
             u = self.fused[4 * r * index + 3 * r : 4 * r * (index + 1)]
             program.emit(np.copyto, self.u[r * index : r * (index + 1)], u)
-        program.emit(np.matmul, self.u, self.fused.T, self.cross)
+        emit_product(program, self.u, self.fused.T, self.cross)
         beta = parameters["blocks.norm_bias"]
         program.emit(np.matmul, qkv, beta[:, :, None], self.bias[:, :, None])
         program.emit(np.multiply, self.bias[:, :r], self.query_scale, self.bias[:, :r])

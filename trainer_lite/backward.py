@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_runtime import ops
 from edge_runtime.forward import BlockBuffers, ForwardPass
+from edge_runtime.products import emit_product
 from edge_runtime.program import Program, Workspace
 from trainer_lite.sums import TokenSums
 
@@ -39,6 +40,7 @@ class BackwardPass:
             pooled = (config.blocks * config.rank, images * len(config.pools))
             self.pooled_dh = workspace.array("pooled_dh", pooled)
         self.e = workspace.array("e", (c, t))  # dP rows and -C H rows, laid out as x
+        self.dh = workspace.array("dh", (config.blocks * config.rank, t))
         self.later_c = workspace.array("later_c", (t,))  # -C_l: sum of c over the blocks after l
 
     def emit(self, program: Program) -> None:
@@ -53,6 +55,8 @@ class BackwardPass:
             if not config.blocks:
                 return
             program.emit(ops.fill, self.later_c, 0.0)
+        if config.blocks:
+            self._emit_pooled_dh(program)
         for index in reversed(range(config.blocks)):
             block = self.forward.blocks[index]
             program.section(f"backward: block {index}, dH")
@@ -91,29 +95,34 @@ class BackwardPass:
             brackets = (dp, forward.head_normed, forward.head_rstd, self.dlogits)
             self._emit_norm(program, forward.blocks[-1], *brackets)
 
+    def _emit_pooled_dh(self, program: Program) -> None:
+        """The head's part of every dH: w_t (g U_j^T) of each token t that is pooled."""
+        images, n = self.forward.images, self.forward.config.tokens
+        program.emit(ops.fill, self.dh, 0.0)
+        if self.forward.config.dense:
+            return  # it joins through e
+        by_token = self.dh.reshape(len(self.dh), images, n)
+        by_part = self.pooled_dh.reshape(len(self.dh), images, -1)
+        for part, tokens in enumerate(self.forward.config.pools):
+            head = by_part[:, :, part : part + 1]
+            if len(tokens) > 1:
+                program.emit(np.multiply, head, 1.0 / len(tokens), head)
+            # no token is pooled twice; to add a column, numpy would allocate
+            program.emit(np.copyto, by_token[:, :, tokens.start : tokens.stop], head)
+
     def _emit_dh(self, program: Program, index: int, block: BlockBuffers) -> Array:
         """dH_j = [U_j W_l, G_j.] e - C_j u_j U_j^T + the head's part."""
         config, forward = self.forward.config, self.forward
-        r, images, n = config.rank, forward.images, config.tokens
+        r = config.rank
         own = slice(r * index, r * (index + 1))
-        dh = self.workspace.array("dh", block.h.shape)
+        dh = self.dh[own]
         if index + 1 < config.blocks or config.dense:
             later = slice(block.rows.start + 3 * r, config.product_rows)
             work = self.workspace.array("rank_work", dh.shape)
-            program.emit(np.matmul, forward.weights.cross[own, later], self.e[later], dh)
+            program.emit(np.matmul, forward.weights.cross[own, later], self.e[later], work)
+            program.emit(np.add, dh, work, dh)
             program.emit(np.multiply, block.stream_u, self.later_c, work)
             program.emit(np.add, dh, work, dh)
-        else:
-            program.emit(ops.fill, dh, 0.0)
-        if config.dense:
-            return dh
-        by_token = dh.reshape(r, images, n)
-        for part, tokens in enumerate(config.pools):
-            head = self.pooled_dh[own].reshape(r, images, -1)[:, :, part : part + 1]
-            if len(tokens) > 1:
-                program.emit(np.multiply, head, 1.0 / len(tokens), head)
-            pooled = by_token[:, :, tokens.start : tokens.stop]
-            program.emit(np.add, pooled, head, pooled)
         return dh
 
     def _emit_attention(self, program: Program, block: BlockBuffers, dh: Array) -> Array:
@@ -131,17 +140,17 @@ class BackwardPass:
         dqkv = space.array("dqkv", (3, heads, e, t))
         dq, dk, dv = (block.by_image(part, images) for part in dqkv)
         q, k, v1 = (block.by_image(a, images) for a in (block.q, block.k, block.v1))
-        h, dh = block.by_image(block.h, images), block.by_image(dh, images)
         x_rows = space.array("attention.x_rows", (images, heads, n, e))
         rows = space.array("attention.rows", (images, heads, n, e))
-        delta = right[:, :, e]
+        work = space.array("rank_work", block.h.shape).reshape(heads, e, t)
+        delta = space.array("delta", (heads, t))  # negative, and not yet over the sum
+        share = np.full(e, -1.0, dqkv.dtype)
+        program.emit(np.multiply, block.h.reshape(work.shape), dh.reshape(work.shape), work)
+        program.emit(ops.weigh_channels, share, work, delta)
+        by_image = delta.reshape(heads, images, n).swapaxes(0, 1)
+        program.emit(np.multiply, by_image, block.inverse_sum, right[:, :, e])
+        dh = block.by_image(dh, images)
         program.emit(np.multiply, dh, block.scale[:, :, None], right[:, :, :e])
-        if block.scale is block.inverse_sum:
-            program.emit(ops.sum_channel_products, h, right[:, :, :e], delta)
-        else:  # drop-path's factor is in h as well
-            program.emit(ops.sum_channel_products, h, dh, delta)
-            program.emit(np.multiply, delta, block.inverse_sum, delta)
-        program.emit(np.negative, delta, delta)
         program.emit(ops.times_transposed, right[:, :, :e], block.scores, x_rows, rows, dv)
         if ops.LOG_BASE != 1:
             program.emit(np.multiply, right, ops.LOG_BASE, right)
@@ -188,12 +197,12 @@ class BackwardPass:
         """The product with the features, e z, and the small one with H."""
         sums, forward = self.sums, self.forward
         dright = self.workspace.array("dright_tile", sums.dright.shape)
-        program.emit(np.matmul, self.e, forward.z, dright)
+        emit_product(program, self.e, forward.z, dright)
         program.emit(np.add, sums.dright, dright, sums.dright)
         if not forward.config.blocks:
             return
         mixed = self.workspace.array("mixed_tile", sums.mixed.shape)
-        program.emit(np.matmul, self.e, forward.h.T, mixed)
+        emit_product(program, self.e, forward.h.T, mixed)
         program.emit(np.add, sums.mixed, mixed, sums.mixed)
 
 

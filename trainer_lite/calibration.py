@@ -16,6 +16,7 @@ import numpy as np
 from edge_runtime.codecs import CODECS
 from edge_runtime.features import FeatureFolder
 from edge_runtime.made_up import write_made_up
+from edge_runtime.products import blas_name
 from trainer_lite.board import Board, Sample, fit
 from trainer_lite.build import StepShape
 from trainer_lite.clocks import Measured
@@ -204,13 +205,3 @@ def lines_of(path: str) -> Iterator[str]:
             yield from file
     except OSError:
         return
-
-
-def blas_name() -> str:
-    """The BLAS that numpy was built with."""
-    try:
-        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return f"{built['name']} {built.get('version', '')}".strip()
-    except (TypeError, KeyError):  # before numpy 1.26
-        info = getattr(np.__config__, "blas_opt_info", {})
-        return ", ".join(info.get("libraries", [])) or "unknown"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import ops
+from edge_runtime.products import emit_product
 from edge_runtime.program import Program, Workspace
 from edge_runtime.weights import FusedWeights, centre_rows
 from trainer_lite.parameters import views
@@ -56,13 +57,13 @@ class GradientAssembly:
         weight, and of the linear layer dlogits^T (normed gamma + beta)."""
         gradients, parameters = self.gradients, self.weights.parameters
         dw, db, weight = gradients["head.weight"], gradients["head.bias"], parameters["head.weight"]
-        program.emit(np.matmul, head.dlogits.T, head.normed, dw)
+        emit_product(program, head.dlogits.T, head.normed, dw)
         program.emit(ops.sum_channels, head.dlogits, db)
         program.emit(ops.sum_channel_products, dw, weight, gradients["head.norm_weight"])
         program.emit(np.matmul, db, weight, gradients["head.norm_bias"])
         program.emit(np.multiply, head.normed, parameters["head.norm_weight"], head.normed)
         program.emit(np.add, head.normed, parameters["head.norm_bias"], head.normed)
-        program.emit(np.matmul, head.dlogits.T, head.normed, dw)
+        emit_product(program, head.dlogits.T, head.normed, dw)
 
     def _emit_fused(self, program: Program) -> None:
         """Gradient of the fused rows: from z, from the blocks before, and from the head."""
@@ -74,14 +75,14 @@ class GradientAssembly:
         if config.blocks:
             program.emit(np.copyto, self.masked, sums.mixed)
             self._emit_mask(program, 3 * r)
-            program.emit(np.matmul, self.masked.T, weights.fused[:c], self.du)
+            emit_product(program, self.masked.T, weights.fused[:c], self.du)
             self._emit_mask(program, 4 * r)
-            program.emit(np.matmul, self.masked, weights.u, upper)
+            emit_product(program, self.masked, weights.u, upper)
             self._emit_add_du(program)
         program.emit(np.add, upper, dright, upper)
         if config.blocks and isinstance(self.head, HeadFactors):
             g = self.head.g.reshape(-1, config.embed_dim)
-            program.emit(np.matmul, self.head.pooled_h, g, self.du)
+            emit_product(program, self.head.pooled_h, g, self.du)
             self._emit_add_du(program)
         program.emit(centre_rows, self.dfused, self.row_mean)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_runtime.config import AdaptorConfig
 from edge_runtime.forward import ForwardPass
+from edge_runtime.products import emit_product
 from edge_runtime.program import Array, Program, Workspace
 from edge_runtime.weights import FusedWeights, Parameters
 
@@ -83,11 +84,11 @@ class Shared:
 
     def emit(self, program: Program, first: ForwardPass) -> None:
         """Appends what is done once for all; `first` is any member's."""
-        if self.members.config.blocks:
-            program.section("forward: product with the features")
-            program.emit(np.matmul, self.members.right, first.z.T, self.x)
         program.section("forward: head")
         first.emit_pool(program, self.pooled_z)
+        if self.members.config.blocks:
+            program.section("forward: product with the features")
+            emit_product(program, self.members.right, first.z.T, self.x)
 
     def emit_forward(self, program: Program, forward: ForwardPass) -> None:
         """Appends a member's own part."""

@@ -60,8 +60,9 @@ class AdamW:
         """One update with learning rate `rate`."""
         self.steps += 1
         beta1, beta2 = self.betas
-        size = rate / (1 - beta1**self.steps)
-        correction = 1 / math.sqrt(1 - beta2**self.steps)
+        # size m / (sqrt(v) + eps), with the corrections of both moments taken out of the loop
+        correction = math.sqrt(1 - beta2**self.steps)
+        size, eps = rate / (1 - beta1**self.steps) * correction, self.eps * correction
         self.parameters[: self.decayed] *= 1 - rate * self.weight_decay
         for start in range(0, self.parameters.size, CHUNK):
             part = slice(start, start + CHUNK)
@@ -76,8 +77,7 @@ class AdamW:
             work *= 1 - beta2
             v += work
             np.sqrt(v, work)
-            work *= correction
-            work += self.eps
+            work += eps
             np.divide(m, work, work)
             work *= size
             p -= work

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_runtime import products
 from edge_runtime.adaptor import Adaptor
 from edge_runtime.errors import DataError, MismatchError
 from edge_runtime.sources import ArrayFeatures
@@ -57,15 +58,25 @@ def test_each_answers_as_it_does_alone(order: tuple[int, ...]) -> None:
         np.testing.assert_allclose(again, before[:3], atol=1e-5)
 
 
-def test_one_product_reads_the_features_for_all() -> None:
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_one_product_reads_the_features_for_all(
+    in_pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "IN_PIECES", in_pieces)
     features = problem_of(config_of(), 2, np.float32).features
     together = Together([adaptor_of(0, **SHAPES[0]), adaptor_of(1, **SHAPES[3])])
-    together.predict(features)
+    found = together.predict(features)
+    monkeypatch.undo()
+    for adaptor, probabilities in zip(together.adaptors, found):
+        np.testing.assert_allclose(probabilities, adaptor.predict_proba(features), atol=1e-5)
     assert together._predictor is not None
     operations = together._predictor.tile.operations
-    wide = [a[2].shape for f, a in operations if f is np.matmul and a[0].shape[-1] == 24]
+    wide = [a[2] for f, a in operations if f is np.matmul and a[0].shape[-1] == 24]
     heads = [(40, 5), (40, 5)]
-    assert [shape for shape in wide if shape not in heads] == [(400, 28 + 44)]
+    features_product = [out for out in wide if out.shape not in heads]
+    assert sum(out.size for out in features_product) == 400 * (28 + 44)
+    assert in_pieces or len(features_product) == 1
+    assert len({out.base.ctypes.data for out in features_product if out.base is not None}) <= 1
 
 
 def test_another_shape_or_weights_beyond_float32_are_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge_runtime import products  # noqa: E402
 from edge_runtime.config import IGNORED  # noqa: E402
 from tests.problems import config_of, problem_of, random_parameters, step_of  # noqa: E402
 from tests.torch_reference import adaptor_logits, to_torch  # noqa: E402
@@ -42,9 +43,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("tile", [2, 5, 32])
-def test_tiles_change_nothing_at_full_size(tile: int) -> None:
+@pytest.mark.parametrize(("tile", "in_pieces"), [(2, True), (5, True), (32, True), (2, False)])
+def test_tiles_change_nothing_at_full_size(
+    tile: int, in_pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ViT-B/16 shapes in float32: the loss and every gradient as with tiles of one image."""
+    monkeypatch.setattr(products, "IN_PIECES", in_pieces)
     config = config_of(tokens=197, embed_dim=768, rank=8, blocks=4, classes=100)
     problem = problem_of(config, 32, np.float32)
     found = []

@@ -146,7 +146,8 @@ class BackwardPass:
         delta = space.array("delta", (heads, t))  # negative, and not yet over the sum
         share = np.full(e, -1.0, dqkv.dtype)
         program.emit(np.multiply, block.h.reshape(work.shape), dh.reshape(work.shape), work)
-        program.emit(ops.weigh_channels, share, work, delta)
+        for part, out in zip(work, delta):
+            program.emit(ops.weigh_channels, share, part, out)
         by_image = delta.reshape(heads, images, n).swapaxes(0, 1)
         program.emit(np.multiply, by_image, block.inverse_sum, right[:, :, e])
         dh = block.by_image(dh, images)

@@ -27,6 +27,7 @@ from edge_runtime.memory import (
     peak_rss_bytes,
     rss_bytes,
 )
+from edge_runtime.products import pieces
 from edge_runtime.program import Workspace
 from edge_runtime.sources import FeatureSource
 from edge_runtime.weights import FusedWeights
@@ -351,12 +352,15 @@ def blas_bytes(config: AdaptorConfig, images: int, lanes: int = 1, rows: int = 0
 
 
 def multiply(t: int, d: int, c: int) -> None:
-    """Products as wide as a run's, in memory that is gone afterwards."""
+    """Products as wide as a run's, cut as a run's are, in memory that is gone afterwards."""
     memory = allocate(4 * (t * d + c * d + t * c)).view(np.float32)
     memory.fill(1.0)
-    z, right, x = memory[: t * d], memory[t * d :][: c * d], memory[t * d + c * d :]
-    np.matmul(z.reshape(t, d), right.reshape(c, d).T, x.reshape(t, c))
-    np.matmul(x.reshape(c, t), z.reshape(t, d), right.reshape(c, d))
+    z = memory[: t * d].reshape(t, d)
+    right = memory[t * d :][: c * d].reshape(c, d)
+    x = memory[t * d + c * d :].reshape(c, t)
+    for product in ((right, z.T, x), (x, z, right)):
+        for piece in pieces(*product) or [product]:
+            np.matmul(*piece)
 
 
 def mebibytes(count: int) -> str:

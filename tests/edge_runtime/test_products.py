@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge_runtime import products
 from edge_runtime.program import Program
-
-sizes = st.one_of(st.integers(1, 40), st.integers(100, 800))
 
 
 def arrays(m: int, k: int, n: int, turned: tuple[bool, bool]) -> list[Any]:
@@ -35,28 +31,52 @@ def in_pieces() -> Iterator[None]:
         yield
 
 
-@given(sizes, sizes, sizes, st.booleans(), st.booleans())
+SHAPES = [
+    (120, 768, 394),
+    (248, 768, 394),
+    (120, 394, 768),
+    (101, 40, 700),
+    (1, 3, 2),
+    (24, 800, 9),
+]
+TURNED = [(False, False), (False, True), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("turned", TURNED)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_pieces_are_the_whole_product(
-    m: int, k: int, n: int, turned_x: bool, turned_y: bool
+    shape: tuple[int, int, int], turned: tuple[bool, bool]
 ) -> None:
-    x, y, out = arrays(m, k, n, (turned_x, turned_y))
-    for piece in products.pieces(x, y, out) or [(x, y, out)]:
+    check_pieces(*shape, turned)
+
+
+def test_pieces_of_any_product_are_that_product() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+    sizes = st.one_of(st.integers(1, 40), st.integers(100, 800))
+
+    @hypothesis.settings(deadline=None)
+    @hypothesis.given(sizes, sizes, sizes, st.sampled_from(TURNED))
+    def check(m: int, k: int, n: int, turned: tuple[bool, bool]) -> None:
+        check_pieces(m, k, n, turned)
+
+    check()
+
+
+def check_pieces(m: int, k: int, n: int, turned: tuple[bool, bool]) -> None:
+    """Together they are the product and its MACs, and each is small enough."""
+    x, y, out = arrays(m, k, n, turned)
+    found = products.pieces(x, y, out)
+    for piece in found or [(x, y, out)]:
         np.matmul(*piece)
     assert np.allclose(out, x.astype(np.float64) @ y, rtol=1e-4, atol=1e-3)
-
-
-@given(sizes, sizes, sizes, st.booleans(), st.booleans())
-def test_each_piece_is_small_enough_and_all_are_the_macs_of_the_product(
-    m: int, k: int, n: int, turned_x: bool, turned_y: bool
-) -> None:
-    found = products.pieces(*arrays(m, k, n, (turned_x, turned_y)))
-    macs = sum(out.size * x.shape[-1] for x, _, out in found)
+    macs = sum(part.size * left.shape[-1] for left, _, part in found)
     assert macs == (m * n * k if found else 0)
-    for x, y, out in found:
-        (rows, length), columns = x.shape[-2:], y.shape[-1]
-        assert out.shape[-2:] == (rows, columns)
+    for left, right, part in found:
+        (rows, length), columns = left.shape[-2:], right.shape[-1]
+        assert part.shape[-2:] == (rows, columns)
         assert rows * length * columns <= products.SMALL_MACS
-        if turned_y and not turned_x:
+        if turned == (False, True):
             assert rows * columns <= products.SMALL_DOTS
 
 

@@ -61,21 +61,23 @@ def unwritten(smaps: Iterable[bytes], maps: Iterable[bytes]) -> list[tuple[int, 
             counts = mappings[line] = dict.fromkeys(COUNTS, 0)
         elif key in counts:
             counts[key] = int(values[0])
-    if [line for line in mappings if path_of(line)] != [line for line in maps if path_of(line)]:
+    if [line for line in mappings if names_file(line)] != [
+        line for line in maps if names_file(line)
+    ]:
         return []
     if not any(own[ANONYMOUS] for own in mappings.values()):
         return []
     return [
         region_of(line)
         for line, own in mappings.items()
-        if path_of(line) and line.split()[1] in READ_ONLY
+        if names_file(line) and line.split()[1] in READ_ONLY
         if own[RESIDENT] and not (own[ANONYMOUS] or own[SWAPPED])
     ]
 
 
-def path_of(line: bytes) -> bytes:
-    """The file that a line of /proc/PID/maps names; empty where there is none."""
-    return line.partition(b"/")[2]
+def names_file(line: bytes) -> bool:
+    """Whether a line of /proc/PID/maps names a file."""
+    return b"/" in line
 
 
 def region_of(line: bytes) -> tuple[int, int]:

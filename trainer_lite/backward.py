@@ -47,14 +47,13 @@ class BackwardPass:
         """Appends the whole backward pass."""
         config = self.sums.config
         program.section("backward: head")
-        if config.dense:
-            program.emit(ops.fill, self.later_c, 0.0)
-            self._emit_token_head(program)
-        else:
+        if not config.dense:
             self._emit_head(program)
             if not config.blocks:
                 return
-            program.emit(ops.fill, self.later_c, 0.0)
+        program.emit(ops.fill, self.later_c, 0.0)
+        if config.dense:
+            self._emit_token_head(program)
         if config.blocks:
             self._emit_pooled_dh(program)
         for index in reversed(range(config.blocks)):

@@ -92,7 +92,9 @@ class MemoryPlan:
     @property
     def object_bytes(self) -> int:
         """Python's own objects and code; of lanes that evaluate pixels, counts and weights."""
-        code = CODE_PAGES // (2 if self.pixel_bytes else 1) if self.lanes == 1 else 0
+        code = CODE_PAGES // 2 if self.pixel_bytes else CODE_PAGES
+        if self.lanes > 1:
+            code = 0
         return RUN_OBJECTS + code + OPERATION_OBJECTS * self.operations + self.pixel_bytes
 
     @property
@@ -358,9 +360,10 @@ def multiply(t: int, d: int, c: int) -> None:
     z = memory[: t * d].reshape(t, d)
     right = memory[t * d :][: c * d].reshape(c, d)
     x = memory[t * d + c * d :].reshape(c, t)
-    for product in ((right, z.T, x), (x, z, right)):
-        for piece in pieces(*product) or [product]:
-            np.matmul(*piece)
+    forward = pieces(right, z.T, x) or [(z, right.T, x.reshape(t, c))]  # as in emit_inputs
+    backward = pieces(x, z, right) or [(x, z, right)]
+    for piece in (*forward, *backward):
+        np.matmul(*piece)
 
 
 def mebibytes(count: int) -> str:

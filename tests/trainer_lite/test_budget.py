@@ -91,7 +91,7 @@ def test_the_peak_is_what_was_predicted(features: Path, tmp_path: Path, options:
 def test_the_peak_with_checkpoints_is_what_was_predicted(features: Path, tmp_path: Path) -> None:
     saved = ("--checkpoint", tmp_path / "run", "--every", 1)
     plan = json.loads(edgetune("plan", features, *saved[:2], "--json").stdout)
-    budget = plan["least_budget_bytes"] + MEBIBYTE // 4  # for what `tests.faulty` itself loads
+    budget = plan["least_budget_bytes"] + MEBIBYTE  # for what `tests.faulty` itself loads
     options = (*saved, "--resume", "--memory-budget", budget, "--epochs", 8)
     fault = [sys.executable, "-m", "tests.faulty", '{"kill": "replaced", "at": 9}']
     command = (*fault, "train", features, "--out", tmp_path / "a", *options)
